@@ -1,0 +1,34 @@
+// Package ipfs reads and writes files of the IPFS world for the layers above,
+// which want one thing of it: the bytes of a range of a CID, verified.
+//
+// The seam below is [Blocks]: get these blocks by CID. The embedded node
+// (ipfs/node), a running Kubo daemon (ipfs/kubo) and an in-memory store for
+// tests implement it and pass one conformance suite (ipfs/blockstest).
+// Above the seam a [File] holds the leaf table of a UnixFS file and fetches,
+// for a range, exactly the leaves that cover it, all at once.
+package ipfs
+
+import (
+	"context"
+
+	"github.com/ipfs/go-cid"
+)
+
+// MaxBlockSize is the largest block that is accepted from or given to anyone,
+// in bytes (the limit of bitswap's own specification).
+const MaxBlockSize = 2 << 20
+
+// Blocks gets blocks by CID, from wherever the implementation finds them.
+// Implementations are safe for concurrent use.
+type Blocks interface {
+	// Get fetches the blocks of cids, in parallel and in no particular
+	// order, and calls fn once for each distinct CID as it arrives, one call
+	// at a time. The data passed was verified against the CID's hash and must
+	// not be modified; fn may keep it.
+	//
+	// Get returns when every block has been handed over, or with the first
+	// error: that of fn as it is; ctx.Err() when ctx ends; an
+	// [*UnavailableError] when a block could not be had from anyone in the
+	// implementation's own bounded time.
+	Get(ctx context.Context, cids []cid.Cid, fn func(c cid.Cid, data []byte) error) error
+}
