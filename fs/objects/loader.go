@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
@@ -116,7 +117,7 @@ func (l *Loader) load(ctx context.Context, obj layer.Object) (bool, error) {
 				stored[i] = true
 				return nil
 			}
-			return l.chunk(ctx, obj, i, p, func(_ []byte, kept bool) { stored[i] = kept })
+			return l.chunk(ctx, obj, i, func(_ []byte, kept bool) { stored[i] = kept })
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -137,7 +138,7 @@ func (l *Loader) ReadAt(ctx context.Context, k cache.Key, dst []byte, off int64)
 	if f, err := l.cache.OpenObject(k); err == nil {
 		defer f.Close()
 		n, err := f.ReadAt(dst, off)
-		if n > 0 || off >= 0 && isEOF(err) {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		return n, err
@@ -176,7 +177,7 @@ func (l *Loader) readAt(ctx context.Context, obj layer.Object, dst []byte, off i
 				_, err := p.ReadAt(part, from)
 				return err
 			}
-			return l.chunk(ctx, obj, i, p, func(data []byte, _ bool) { copy(part, data[from-c.Offset:]) })
+			return l.chunk(ctx, obj, i, func(data []byte, _ bool) { copy(part, data[from-c.Offset:]) })
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -213,8 +214,8 @@ func chunks(obj layer.Object) []cache.Chunk {
 
 // chunk calls use with the verified bytes of one chunk, which it may not keep,
 // and with whether they are in the cache.
-func (l *Loader) chunk(ctx context.Context, obj layer.Object, i int, p *cache.Partial, use func(data []byte, stored bool)) error {
-	f := l.join(obj, i, p)
+func (l *Loader) chunk(ctx context.Context, obj layer.Object, i int, use func(data []byte, stored bool)) error {
+	f := l.join(obj, i)
 	defer l.leave(flightID{obj.Key, i}, f)
 	select {
 	case <-f.done:
@@ -229,7 +230,7 @@ func (l *Loader) chunk(ctx context.Context, obj layer.Object, i int, p *cache.Pa
 }
 
 // join returns the flight of a chunk, and starts it if there is none.
-func (l *Loader) join(obj layer.Object, i int, p *cache.Partial) *flight {
+func (l *Loader) join(obj layer.Object, i int) *flight {
 	id := flightID{obj.Key, i}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -243,7 +244,7 @@ func (l *Loader) join(obj layer.Object, i int, p *cache.Partial) *flight {
 	l.wg.Go(func() {
 		defer close(f.done)
 		defer cancel()
-		f.data, f.stored, f.err = l.fetch(ctx, obj, i, p)
+		f.data, f.stored, f.err = l.fetch(ctx, obj, i)
 		if f.err != nil {
 			l.stats.Failures.Add(1)
 		}
@@ -265,7 +266,7 @@ func (l *Loader) leave(id flightID, f *flight) {
 }
 
 // fetch reads a chunk and puts it into the cache.
-func (l *Loader) fetch(ctx context.Context, obj layer.Object, i int, p *cache.Partial) (data []byte, stored bool, err error) {
+func (l *Loader) fetch(ctx context.Context, obj layer.Object, i int) (data []byte, stored bool, err error) {
 	size := obj.Chunks[i].Size
 	if err := l.memory.Acquire(ctx, min(size, maxInFlight)); err != nil {
 		return nil, false, err
@@ -277,17 +278,21 @@ func (l *Loader) fetch(ctx context.Context, obj layer.Object, i int, p *cache.Pa
 	}
 	l.stats.ChunksFetched.Add(1)
 	l.stats.BytesFetched.Add(size)
-	switch {
-	case p != nil:
-		err = p.Write(i, data)
-	case len(obj.Chunks) == 1:
-		err = l.cache.Put(obj.Key, data)
-	default:
-		return data, false, nil
-	}
-	if err != nil {
+	if err := l.store(obj, i, data); err != nil {
 		l.stats.CacheErrors.Add(1)
-		return data, false, nil // read without caching
+		return data, false, nil // the reader gets it without
 	}
 	return data, true, nil
+}
+
+func (l *Loader) store(obj layer.Object, i int, data []byte) error {
+	if len(obj.Chunks) == 1 {
+		return l.cache.Put(obj.Key, data)
+	}
+	p, err := l.cache.Partial(obj.Key, chunks(obj))
+	if err != nil {
+		return err
+	}
+	defer p.Release()
+	return p.Write(i, data)
 }
