@@ -73,6 +73,9 @@ func NewLoader(contents Contents, c *cache.Cache) *Loader {
 	}
 }
 
+// Stats returns the loader's counters.
+func (l *Loader) Stats() *Stats { return &l.stats }
+
 // Wait returns when no load is under way. Loads whose callers have left end at
 // once.
 func (l *Loader) Wait() { l.wg.Wait() }
