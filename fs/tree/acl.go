@@ -24,22 +24,25 @@ const (
 )
 
 // applyACL sets an ACL as setxattr(2) does: it must be valid, and one that says
-// no more than the mode is not kept.
+// no more than the mode is not kept. Symbolic links have none: that is found out
+// when the ACL has been parsed but not checked.
 func (in *inode) applyACL(x layer.Xattr, bad func(why string) error) error {
-	if in.kind == layer.Symlink || len(x.Value) >= aclHeader && binary.LittleEndian.Uint32(x.Value) != aclVersion {
-		return nil // not supported: ignored
-	}
 	empty := len(x.Value) == 0 || len(x.Value) == aclHeader
-	if !empty && !aclValid(x.Value) {
-		return bad("not a valid POSIX ACL")
-	}
 	switch {
+	case len(x.Value) >= aclHeader && binary.LittleEndian.Uint32(x.Value) != aclVersion:
+		return nil // not supported: ignored
+	case !empty && !aclFormed(x.Value):
+		return bad("not a POSIX ACL")
+	case in.kind == layer.Symlink:
+		return nil
+	case !empty && !aclValid(x.Value):
+		return bad("not a valid POSIX ACL")
 	case x.Name == xattrDefaultACL && in.kind != layer.Dir && !empty:
 		return bad("default ACL on what is no directory")
-	case empty || x.Name == xattrACL && aclMinimal(x.Value):
-		in.removeXattr(x.Name)
 	case len(x.Value) > maxXattrValue:
 		return bad("too large")
+	case empty || x.Name == xattrACL && aclMinimal(x.Value):
+		in.removeXattr(x.Name)
 	default:
 		in.setXattr(x.Name, x.Value)
 	}
@@ -53,25 +56,30 @@ func aclEntries(acl []byte, fn func(tag, perm uint16, id uint32)) {
 	}
 }
 
-// aclValid checks an ACL as the kernel does: entries in the order of their tags,
-// one each for owner, group and others, and a mask if anyone is named.
-func aclValid(acl []byte) bool {
+// aclFormed reports whether bytes are a list of ACL entries of known kinds.
+func aclFormed(acl []byte) bool {
 	if len(acl) < aclHeader || (len(acl)-aclHeader)%aclEntry != 0 {
 		return false
 	}
+	ok := true
+	aclEntries(acl, func(tag, _ uint16, _ uint32) {
+		switch tag {
+		case aclUserObj, aclUser, aclGroupObj, aclGroup, aclMask, aclOther:
+		default:
+			ok = false
+		}
+	})
+	return ok
+}
+
+// aclValid checks a list of entries as the kernel does: they are in the order of
+// their tags, one each for owner, group and others, and a mask if anyone is named.
+func aclValid(acl []byte) bool {
 	ok, last := true, uint16(0)
 	var count [aclOther + 1]int
 	aclEntries(acl, func(tag, perm uint16, id uint32) {
-		switch tag {
-		case aclUserObj, aclGroupObj, aclMask, aclOther:
-			ok = ok && tag > last
-		case aclUser, aclGroup:
-			ok = ok && tag >= last && id != noID
-		default:
-			ok = false
-			return
-		}
-		ok = ok && perm <= 7
+		named := tag == aclUser || tag == aclGroup
+		ok = ok && perm <= 7 && (tag > last || named && tag == last) && (!named || id != noID)
 		count[tag]++
 		last = tag
 	})

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"strings"
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
@@ -20,12 +21,9 @@ func xattrName(name string) (index byte, rest string) {
 
 func align4(n int) int { return (n + 3) &^ 3 }
 
-// xattrsLen returns the bytes that attributes take beside their inode.
+// xattrsLen returns the bytes that attributes take, without the header.
 func xattrsLen(xattrs []layer.Xattr) uint32 {
-	if len(xattrs) == 0 {
-		return 0
-	}
-	n := xattrHeader
+	n := 0
 	for _, x := range xattrs {
 		_, rest := xattrName(x.Name)
 		n += align4(xattrEntry + len(rest) + len(x.Value))
@@ -33,23 +31,48 @@ func xattrsLen(xattrs []layer.Xattr) uint32 {
 	return uint32(n)
 }
 
-// appendXattrs appends attributes with their header.
+// appendXattrs appends attributes, without the header.
 func appendXattrs(b []byte, xattrs []layer.Xattr) []byte {
-	if len(xattrs) == 0 {
-		return b
-	}
-	b = append(b, make([]byte, xattrHeader)...)
 	for _, x := range xattrs {
 		index, rest := xattrName(x.Name)
 		b = append(b, byte(len(rest)), index)
 		b = binary.LittleEndian.AppendUint16(b, uint16(len(x.Value)))
 		b = append(b, rest...)
 		b = append(b, x.Value...)
-		for n := xattrEntry + len(rest) + len(x.Value); n < align4(n); n++ {
-			b = append(b, 0)
-		}
+		n := xattrEntry + len(rest) + len(x.Value)
+		b = append(b, zeros[:align4(n)-n]...)
 	}
 	return b
+}
+
+// overlayfs' attributes of the files and directories of an image.
+const (
+	xattrMetacopy = "trusted.overlay.metacopy"
+	xattrRedirect = "trusted.overlay.redirect"
+	xattrOpaque   = "trusted.overlay.opaque"
+)
+
+// ownXattrs makes the attributes that overlayfs has to find on an inode. They are
+// there for the next call only: there are too many to keep.
+type ownXattrs struct {
+	list     []layer.Xattr
+	redirect []byte
+}
+
+func (o *ownXattrs) of(in *inode) []layer.Xattr {
+	o.list = o.list[:0]
+	switch {
+	case in.kind == layer.Reg && in.ent.Size > 0:
+		key := &in.ent.Key
+		o.redirect = append(o.redirect[:0], '/') // and then key.Path()
+		o.redirect = hex.AppendEncode(o.redirect, key[:1])
+		o.redirect = append(o.redirect, '/')
+		o.redirect = hex.AppendEncode(o.redirect, key[:])
+		o.list = append(o.list, layer.Xattr{Name: xattrMetacopy}, layer.Xattr{Name: xattrRedirect, Value: o.redirect})
+	case in.kind == layer.Dir && in.dir.opaque:
+		o.list = append(o.list, layer.Xattr{Name: xattrOpaque, Value: []byte("y")})
+	}
+	return o.list
 }
 
 // dirBlock returns how many of the entries fit in one block, and the bytes they
@@ -94,7 +117,7 @@ func appendDir(b []byte, entries []dirent) []byte {
 			b = append(b, e.name...)
 		}
 		if entries = entries[n:]; len(entries) > 0 {
-			b = append(b, make([]byte, blockSize-size)...)
+			b = append(b, zeros[:blockSize-size]...)
 		}
 	}
 	return b

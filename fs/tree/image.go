@@ -19,13 +19,6 @@ type place struct {
 	layout   uint16
 }
 
-// overlayfs' attributes of the files and directories of an image.
-const (
-	xattrMetacopy = "trusted.overlay.metacopy"
-	xattrRedirect = "trusted.overlay.redirect"
-	xattrOpaque   = "trusted.overlay.opaque"
-)
-
 var errTooLarge = errors.New("image would have more than 2^32 blocks")
 
 // writeImage lays out and writes a merged tree.
@@ -71,6 +64,7 @@ type layouter struct {
 	end    int64    // of the inodes, bytes
 	blocks int64    // data blocks
 	stats  Stats
+	own    ownXattrs
 }
 
 // layOut places the inodes of a tree breadth first: a directory's files lie side
@@ -95,8 +89,10 @@ func layOut(root *inode) *layouter {
 // add places one inode.
 func (l *layouter) add(in *inode) {
 	p := &in.place
-	in.addOverlayXattrs()
-	p.xattrLen = xattrsLen(in.xattrs)
+	p.xattrLen = xattrsLen(l.own.of(in)) + xattrsLen(in.xattrs)
+	if p.xattrLen > 0 {
+		p.xattrLen += xattrHeader
+	}
 	size := int64(inodeSize) + int64(p.xattrLen)
 	switch in.kind {
 	case layer.Reg:
@@ -131,19 +127,6 @@ func (l *layouter) add(in *inode) {
 	p.offset = off
 	l.end = off + size
 	l.inodes = append(l.inodes, in)
-}
-
-// addOverlayXattrs adds what overlayfs has to know of an inode.
-func (in *inode) addOverlayXattrs() {
-	switch {
-	case in.kind == layer.Reg && in.ent.Size > 0:
-		own := make([]layer.Xattr, 2, 2+len(in.xattrs))
-		own[0] = layer.Xattr{Name: xattrMetacopy}
-		own[1] = layer.Xattr{Name: xattrRedirect, Value: []byte("/" + in.ent.Key.Path())}
-		in.xattrs = append(own, in.xattrs...)
-	case in.kind == layer.Dir && in.dir.opaque:
-		in.xattrs = append([]layer.Xattr{{Name: xattrOpaque, Value: []byte("y")}}, in.xattrs...)
-	}
 }
 
 // chunkFormat returns the format of a file that is one chunk: how many times its

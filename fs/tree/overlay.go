@@ -33,23 +33,24 @@ func overlay(uppers []*inode, below bool) *inode {
 	for todo := []item{{root, root, stack}}; len(todo) > 0; {
 		it := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		found := lookupAll(it.stack)
-		entries := make([]dirent, 0, len(found)+2)
+		merged := it.dir.dir.merged
+		names := lookUpAll(it.stack)
+		entries := make([]dirent, 0, len(names)+2)
 		entries = append(entries, dirent{".", it.dir}, dirent{"..", it.parent})
-		for name, f := range found {
-			in := f.in
+		for _, n := range names {
+			in := n.in
 			switch {
 			case in.isWhiteout():
-				if !it.dir.dir.merged {
+				if !merged {
 					continue
 				}
 				in = whiteout
 			case in.kind == layer.Dir:
-				in.dir.merged = it.dir.dir.merged && !f.stopped
-				in.dir.opaque = it.dir.dir.merged && f.stopped
-				todo = append(todo, item{in, it.dir, f.stack()})
+				in.dir.merged = merged && !n.stopped
+				in.dir.opaque = merged && n.stopped
+				todo = append(todo, item{in, it.dir, append([]*inode{in}, n.lower...)})
 			}
-			entries = append(entries, dirent{name, in})
+			entries = append(entries, dirent{n.name, in})
 		}
 		for _, e := range entries {
 			e.ino.nlink++
@@ -57,7 +58,7 @@ func overlay(uppers []*inode, below bool) *inode {
 		slices.SortFunc(entries, func(a, b dirent) int { return strings.Compare(a.name, b.name) })
 		it.dir.dir.entries = entries
 		for _, in := range it.stack {
-			in.dir.children = nil
+			in.dir.children = nil // not needed any more
 		}
 	}
 	return root
@@ -65,26 +66,29 @@ func overlay(uppers []*inode, below bool) *inode {
 
 // found is what a name leads to in a stack of directories.
 type found struct {
+	name    string
 	in      *inode
 	lower   []*inode // of a directory: those it is merged with, highest first
 	stopped bool     // nothing further down can be seen
 }
 
-func (f *found) stack() []*inode { return append([]*inode{f.in}, f.lower...) }
-
-// lookupAll looks up every name of a stack of directories at once.
-func lookupAll(stack []*inode) map[string]*found {
-	n := 0
-	for _, dir := range stack {
-		n = max(n, len(dir.dir.children))
-	}
-	names := make(map[string]*found, n)
-	for _, dir := range stack {
+// lookUpAll looks up every name of a stack of directories, in no order.
+func lookUpAll(stack []*inode) []found {
+	var names []found
+	index := make(map[string]int) // in names; not for the last directory
+	for i, dir := range stack {
+		names = slices.Grow(names, len(dir.dir.children))
 		for name, in := range dir.dir.children {
-			f := names[name]
+			n, ok := index[name]
+			if !ok {
+				if i < len(stack)-1 {
+					index[name] = len(names)
+				}
+				names = append(names, found{name: name, in: in, stopped: in.kind != layer.Dir || in.dir.opaque})
+				continue
+			}
+			f := &names[n]
 			switch {
-			case f == nil:
-				names[name] = &found{in: in, stopped: in.kind != layer.Dir || in.dir.opaque}
 			case f.stopped:
 			case in.kind != layer.Dir:
 				f.stopped = true

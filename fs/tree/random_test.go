@@ -66,7 +66,13 @@ func TestAsContainerd(t *testing.T) {
 				mountImage(t, image, mnt)
 				n := len(uppers)
 				lower := slices.Concat(uppers[:n-to], []string{mnt}, uppers[n-from:])
-				mountOverlay(t, root, "lowerdir="+strings.Join(lower, ":")+"::"+objects)
+				options := "lowerdir=" + strings.Join(lower, ":") + "::" + objects
+				if from > 0 {
+					// Linux 6.16 needs this no more, but for a tree with layers
+					// below it: it would look for the object there too.
+					options += ",metacopy=on"
+				}
+				mountOverlay(t, root, options)
 				compare(t, want, walk(t, root), start, from == 0 && to == n)
 			}
 			from := g.IntN(len(stack))

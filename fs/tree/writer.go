@@ -15,7 +15,9 @@ type writer struct {
 	buf  *bufio.Writer
 	hash hash.Hash
 	off  int64 // next byte
-	tmp  []byte
+	own  ownXattrs
+	tmp  []byte // for an inode with what lies beside it
+	dir  []byte // for a directory's data
 }
 
 func newWriter(w io.WriterAt) *writer {
@@ -53,13 +55,17 @@ func (w *writer) inode(in *inode, number, first uint32) error {
 	h := in.header(number, first)
 	b := append(w.tmp[:0], zeros[:inodeSize]...)
 	h.encode(b)
-	b = appendXattrs(b, in.xattrs)
+	if in.place.xattrLen > 0 {
+		b = append(b, zeros[:xattrHeader]...)
+		b = appendXattrs(b, w.own.of(in))
+		b = appendXattrs(b, in.xattrs)
+	}
 	switch in.place.layout {
 	case chunkBased:
 		b = binary.LittleEndian.AppendUint32(b, chunkHole)
 	case flatInline:
-		data := in.data(nil)
-		b = append(b, data[len(data)&^(blockSize-1):]...)
+		w.dir = in.data(w.dir[:0])
+		b = append(b, w.dir[len(w.dir)&^(blockSize-1):]...)
 	}
 	w.tmp = b
 	return w.write(b)
@@ -77,8 +83,8 @@ func (w *writer) blocks(in *inode, first int64) error {
 	if err := w.seek((first + int64(in.place.block)) * blockSize); err != nil {
 		return err
 	}
-	w.tmp = in.data(w.tmp[:0])
-	return w.write(w.tmp[:n])
+	w.dir = in.data(w.dir[:0])
+	return w.write(w.dir[:n])
 }
 
 // data appends the data of a directory or symbolic link.
