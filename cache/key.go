@@ -1,6 +1,9 @@
 package cache
 
-import "encoding/hex"
+import (
+	"encoding/binary"
+	"encoding/hex"
+)
 
 // Key names an object: the contents of one regular file. It cannot be forged:
 // for a file of one chunk it is the SHA-256 of the contents, for more chunks
@@ -17,6 +20,11 @@ func (k Key) Path() string {
 	s := k.String()
 	return s[:2] + "/" + s
 }
+
+// ID is the first 64 bits of the key, big endian: the object's name where there
+// is room for no more, as in an inode number. A tree in which two objects would
+// share one is refused when it is built.
+func (k Key) ID() uint64 { return binary.BigEndian.Uint64(k[:8]) }
 
 // ParseKey is the inverse of [Key.String]; ok is false for anything else,
 // upper-case digits included.

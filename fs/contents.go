@@ -26,10 +26,10 @@ func (ls *layers) holders(k cache.Key, fn func(l *lazyLayer, obj layer.Object) b
 		if !l.hold() {
 			continue
 		}
-		obj, ok := l.index.Find(k)
+		view, ok := l.index.Find(k)
 		more := true
 		if ok {
-			more = fn(l, obj)
+			more = fn(l, view.Object())
 		}
 		l.users.RUnlock()
 		if !more {

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
@@ -122,27 +123,35 @@ func (f *FS) DataDirs() []string {
 	return []string{f.cache.Dir(), filepath.Join(f.cfg.Root, "fuse")}
 }
 
-// Add readies the layer with this CID to be part of a tree: it fetches its
+// Run is lazy layers that lie directly on one another.
+type Run = struct {
+	CIDs  []string // lowest first
+	Below bool     // a normal layer lies below
+}
+
+// Add readies the layer with this CID to be the top of a run: it fetches its
 // table of contents, verifies it against tocDigest ("" when the image names
-// none), and keeps it. Any error means that the layer cannot be lazy.
-func (f *FS) Add(ctx context.Context, cid, tocDigest string) (diskBytes, names int64, err error) {
+// none), keeps it, and checks that its names can lie on those of the run. Any
+// error means that the layer cannot be lazy.
+func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
 	l, err := f.layers.add(ctx, cid, tocDigest)
 	if err != nil {
+		return 0, 0, err
+	}
+	on.CIDs = append(slices.Clone(on.CIDs), cid)
+	if err := f.trees.check(ctx, on); err != nil {
 		return 0, 0, err
 	}
 	return l.meta.DiskBytes, l.meta.Names, nil
 }
 
-// Tree returns a directory with the merged names of the layers with these
-// CIDs, lowest first, and mounts it where necessary. below tells that a normal
-// layer lies below.
-func (f *FS) Tree(ctx context.Context, cids []string, below bool) (string, error) {
-	return f.trees.mount(ctx, cids, below)
-}
+// Tree returns a directory with the merged names of a run of layers, and mounts
+// it where necessary.
+func (f *FS) Tree(ctx context.Context, run Run) (string, error) { return f.trees.mount(ctx, run) }
 
 // TreeDir returns the directory that [FS.Tree] would return.
-func (f *FS) TreeDir(cids []string, below bool) (string, error) {
-	name, err := f.trees.name(cids, below)
+func (f *FS) TreeDir(run Run) (string, error) {
+	name, err := f.trees.name(run)
 	if err != nil {
 		return "", err
 	}

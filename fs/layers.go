@@ -18,7 +18,6 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
-	"github.com/ipfs-stargz/ipfs-stargz/fs/tree"
 )
 
 // layers are the lazy layers of this node. It is what objects are looked up in.
@@ -170,12 +169,6 @@ func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (*l
 	if err != nil {
 		return nil, err
 	}
-	// What could keep its names from being mounted is better known now, when
-	// the layer can still be unpacked, than when a container starts.
-	if err := tree.Check(toc.Entries); err != nil {
-		return nil, err
-	}
-
 	tmp, err := os.MkdirTemp(ls.dir, tmpPrefix)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/tree"
 )
@@ -41,17 +43,46 @@ func openTrees(root string, ls *layers, log *slog.Logger) (*trees, error) {
 	return &trees{root: root, layers: ls, log: log, locks: map[string]*sync.Mutex{}}, nil
 }
 
-// name returns the name of the tree of these layers, lowest first.
-func (ts *trees) name(cids []string, below bool) (string, error) {
-	digests := make([]string, len(cids))
-	for i, cid := range cids {
+// name returns the name of a run's tree.
+func (ts *trees) name(run Run) (string, error) {
+	digests := make([]digest.Digest, len(run.CIDs))
+	for i, cid := range run.CIDs {
 		l, ok := ts.layers.get(cid)
 		if !ok {
 			return "", fmt.Errorf("layer %s is not here (remove the image and pull it again)", cid)
 		}
-		digests[i] = l.meta.TOCDigest.String()
+		digests[i] = l.meta.TOCDigest
 	}
-	return tree.Name(digests, below), nil
+	return tree.Name(digests, tree.Options{Below: run.Below}), nil
+}
+
+// entries reads the names of a run's layers.
+func (ts *trees) entries(ctx context.Context, cids []string) ([][]layer.Entry, error) {
+	all := make([][]layer.Entry, len(cids))
+	for i, cid := range cids {
+		toc, err := layer.LoadTOC(ctx, filepath.Join(ts.layers.dir, cid))
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", cid, err)
+		}
+		all[i] = toc.Entries
+	}
+	return all, nil
+}
+
+// check returns why a run cannot be a tree because of its topmost layer. It is
+// asked while that layer can still be unpacked instead. What lies below it in
+// the run was checked before, and matters only where a normal layer lies below
+// them all: a layer is to take after the directories that it does not name.
+func (ts *trees) check(ctx context.Context, run Run) error {
+	cids := run.CIDs
+	if !run.Below {
+		cids = cids[len(cids)-1:]
+	}
+	entries, err := ts.entries(ctx, cids)
+	if err != nil {
+		return err
+	}
+	return tree.Check(ctx, entries, tree.Options{Below: run.Below})
 }
 
 func (ts *trees) dir(name string) string    { return filepath.Join(ts.root, name, "m") }
@@ -73,8 +104,8 @@ func (ts *trees) lock(name string) (unlock func()) {
 
 // mount returns where the tree of these layers is mounted, and builds and
 // mounts it if it is not.
-func (ts *trees) mount(ctx context.Context, cids []string, below bool) (string, error) {
-	name, err := ts.name(cids, below)
+func (ts *trees) mount(ctx context.Context, run Run) (string, error) {
+	name, err := ts.name(run)
 	if err != nil {
 		return "", err
 	}
@@ -88,8 +119,8 @@ func (ts *trees) mount(ctx context.Context, cids []string, below bool) (string, 
 		return "", err
 	}
 	if _, err := os.Stat(ts.image(name)); errors.Is(err, fs.ErrNotExist) {
-		if err := ts.build(ctx, name, cids, below); err != nil {
-			return "", fmt.Errorf("build the tree of %d layers: %w", len(cids), err)
+		if err := ts.build(ctx, name, run); err != nil {
+			return "", fmt.Errorf("build the tree of %d layers: %w", len(run.CIDs), err)
 		}
 	}
 	if err := tree.Mount(ts.image(name), dir); err != nil {
@@ -99,19 +130,12 @@ func (ts *trees) mount(ctx context.Context, cids []string, below bool) (string, 
 }
 
 // build merges the layers' names into an image.
-func (ts *trees) build(ctx context.Context, name string, cids []string, below bool) error {
-	merged := make([][]layer.Entry, len(cids))
-	for i, cid := range cids {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		toc, err := layer.LoadTOC(filepath.Join(ts.layers.dir, cid))
-		if err != nil {
-			return fmt.Errorf("layer %s: %w", cid, err)
-		}
-		merged[i] = toc.Entries
+func (ts *trees) build(ctx context.Context, name string, run Run) error {
+	entries, err := ts.entries(ctx, run.CIDs)
+	if err != nil {
+		return err
 	}
-	if err := os.WriteFile(ts.origin(name), []byte(strings.Join(cids, "\n")), 0o600); err != nil {
+	if err := os.WriteFile(ts.origin(name), []byte(strings.Join(run.CIDs, "\n")), 0o600); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(ts.image(name)), tmpPrefix)
@@ -119,7 +143,7 @@ func (ts *trees) build(ctx context.Context, name string, cids []string, below bo
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = tree.Build(f, merged, tree.Options{Below: below})
+	_, err = tree.Build(ctx, f, entries, tree.Options{Below: run.Below})
 	if err == nil {
 		err = f.Sync()
 	}

@@ -38,7 +38,11 @@ func (s *Snapshotter) prepareLazy(ctx context.Context, key, parent, target strin
 
 	// Until the snapshot is committed nothing else says that the layer is in use.
 	defer s.pending.add(rec.CID)()
-	bytes, names, err := s.cfg.Lazy.Add(ctx, rec.CID, rec.TOCDigest)
+	on, err := s.runBelow(ctx, parent)
+	if err != nil {
+		return false, err
+	}
+	bytes, names, err := s.cfg.Lazy.Add(ctx, rec.CID, rec.TOCDigest, on)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w: %w", cause, err)
@@ -67,6 +71,34 @@ func (s *Snapshotter) prepareLazy(ctx context.Context, key, parent, target strin
 	}
 	s.cfg.Log.Info("layer is lazy", "target", target, "cid", rec.CID, "names", names)
 	return true, nil
+}
+
+// runBelow returns the run that a lazy snapshot on parent would join; it is empty
+// when parent is a normal one, or none.
+func (s *Snapshotter) runBelow(ctx context.Context, parent string) (Run, error) {
+	var ids []string
+	err := s.ms.WithTransaction(ctx, false, func(ctx context.Context) error {
+		for name := parent; name != ""; {
+			id, info, _, err := storage.GetInfo(ctx, name)
+			if err != nil {
+				return fmt.Errorf("parent snapshot: %w", err)
+			}
+			ids = append(ids, id)
+			name = info.Parent
+		}
+		return nil
+	})
+	if err != nil {
+		return Run{}, err
+	}
+	parts, err := s.parts(ids)
+	if err != nil {
+		return Run{}, err
+	}
+	if len(parts) > 0 && parts[0].run != nil {
+		return *parts[0].run, nil
+	}
+	return Run{Below: len(parts) > 0}, nil
 }
 
 // lazyName is the name that a lazy snapshot is committed under. containerd

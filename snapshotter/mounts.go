@@ -14,9 +14,8 @@ import (
 // part is one lower directory of an overlay: a normal layer or a run of lazy
 // ones.
 type part struct {
-	id    string   // of the normal snapshot
-	lazy  []string // CIDs of the run, lowest first
-	below bool     // there is a normal layer below this run
+	id  string // of the normal snapshot
+	run *Run
 }
 
 // parts splits a chain of parents, topmost first, into lower directories,
@@ -34,10 +33,10 @@ func (s *Snapshotter) parts(parentIDs []string) ([]part, error) {
 		case rec == nil:
 			parts = append(parts, part{id: id})
 			below = true
-		case last >= 0 && parts[last].lazy != nil:
-			parts[last].lazy = append(parts[last].lazy, rec.CID)
+		case last >= 0 && parts[last].run != nil:
+			parts[last].run.CIDs = append(parts[last].run.CIDs, rec.CID)
 		default:
-			parts = append(parts, part{lazy: []string{rec.CID}, below: below})
+			parts = append(parts, part{run: &Run{CIDs: []string{rec.CID}, Below: below}})
 		}
 	}
 	slices.Reverse(parts)
@@ -53,9 +52,9 @@ func (s *Snapshotter) lowers(ctx context.Context, parentIDs []string) (dirs []st
 	}
 	for _, p := range parts {
 		dir := s.upper(p.id)
-		if p.lazy != nil {
+		if p.run != nil {
 			lazy = true
-			if dir, err = s.cfg.Lazy.Tree(ctx, p.lazy, p.below); err != nil {
+			if dir, err = s.cfg.Lazy.Tree(ctx, *p.run); err != nil {
 				return nil, false, fmt.Errorf("mount the names of lazy layers: %w", err)
 			}
 		}

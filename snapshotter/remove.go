@@ -119,10 +119,10 @@ func (s *Snapshotter) uses(ctx context.Context, info snapshots.Info) (cids, tree
 		return nil, nil, err
 	}
 	for _, p := range parts {
-		if p.lazy == nil {
+		if p.run == nil {
 			continue
 		}
-		dir, err := s.cfg.Lazy.TreeDir(p.lazy, p.below)
+		dir, err := s.cfg.Lazy.TreeDir(*p.run)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -32,22 +32,27 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// Run is lazy layers that lie directly on one another.
+type Run = struct {
+	CIDs  []string // lowest first
+	Below bool     // a normal layer lies below, so that deletions have to show
+}
+
 // Lazy makes layers readable that are not here yet. Its methods are safe for
 // concurrent use.
 type Lazy interface {
-	// Add readies the layer with this CID to be part of a tree: it fetches
-	// its table of contents and verifies it against tocDigest ("" when the
-	// image names none). It returns what the layer takes on disk before any
-	// file is read, in bytes, and how many names it has. Any error means
-	// that the layer cannot be lazy, and says why.
-	Add(ctx context.Context, cid, tocDigest string) (diskBytes, names int64, err error)
-	// Tree returns a directory with the merged names of the layers, lowest
-	// first; it mounts it where necessary. below tells that a normal layer
-	// lies below, so that deletions have to show. It asks nothing of the
-	// network.
-	Tree(ctx context.Context, cids []string, below bool) (dir string, err error)
+	// Add readies the layer with this CID to be the top of a run: it fetches
+	// its table of contents, verifies it against tocDigest ("" when the image
+	// names none), and checks that its names can lie on those of the run. It
+	// returns what the layer takes on disk before any file is read, in bytes,
+	// and how many names it has. Any error means that the layer cannot be
+	// lazy, and says why.
+	Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error)
+	// Tree returns a directory with the merged names of a run; it mounts it
+	// where necessary. It asks nothing of the network.
+	Tree(ctx context.Context, run Run) (dir string, err error)
 	// TreeDir returns the directory that Tree would return.
-	TreeDir(cids []string, below bool) (dir string, err error)
+	TreeDir(run Run) (dir string, err error)
 	// Retain forgets all layers and unmounts all trees but these. It is
 	// quick, and asks nothing of the network or of FUSE.
 	Retain(cids, treeDirs []string) error

@@ -29,9 +29,11 @@ type noLazy struct{}
 
 var errNoLazy = errors.New("this node has no lazy layers")
 
-func (noLazy) Add(context.Context, string, string) (int64, int64, error) { return 0, 0, errNoLazy }
-func (noLazy) Tree(context.Context, []string, bool) (string, error)      { return "", errNoLazy }
-func (noLazy) TreeDir([]string, bool) (string, error)                    { return "", errNoLazy }
+func (noLazy) Add(context.Context, string, string, snapshotter.Run) (int64, int64, error) {
+	return 0, 0, errNoLazy
+}
+func (noLazy) Tree(context.Context, snapshotter.Run) (string, error) { return "", errNoLazy }
+func (noLazy) TreeDir(snapshotter.Run) (string, error)              { return "", errNoLazy }
 func (noLazy) Retain([]string, []string) error                          { return nil }
 func (noLazy) Find(context.Context, string, string) (string, string, error) {
 	return "", "", errNoLazy

@@ -29,7 +29,3 @@ func keyOf(chunks []Chunk) Key {
 	h.Sum(k[:0])
 	return k
 }
-
-// ID is the first 64 bits of the key, big endian: the name of the object where
-// there is room for no more, as in an inode number.
-func (k Key) ID() uint64 { return binary.BigEndian.Uint64(k[:8]) }

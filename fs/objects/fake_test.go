@@ -71,7 +71,7 @@ func (s *source) FindID(id uint64) (cache.Key, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k := range s.objects {
-		if NodeID(k) == id {
+		if k.ID() == id {
 			return k, true
 		}
 	}

@@ -22,7 +22,7 @@ type Contents interface {
 	// Find returns an object's chunks. sure is false when layers disagree on
 	// its size, so that what is returned is only a claim until it was read.
 	Find(k cache.Key) (obj layer.Object, sure, ok bool)
-	// FindID returns the key of the object whose node id this is: see [NodeID].
+	// FindID returns the key of the object whose id this is: see [cache.Key.ID].
 	FindID(id uint64) (cache.Key, bool)
 	// ReadChunk fills dst with chunk i of object obj, verified. The error is
 	// [layer.ErrChunkDigest] when every layer that claims to hold it gave

@@ -11,12 +11,11 @@
 // fetched chunk by chunk as it is read.
 //
 // The server keeps no state that a kernel relies on: node ids follow from keys
-// ([NodeID]), and file handles hold nothing.
+// ([cache.Key.ID]), and file handles hold nothing.
 package objects
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,10 +37,6 @@ const (
 	requestSize = 1 << 20 // bytes, the largest FUSE allows
 	readAhead   = 128 << 10
 )
-
-// NodeID is the FUSE node id of an object: the first 64 bits of its key. A
-// tree in which two objects would share one is refused when it is built.
-func NodeID(k cache.Key) uint64 { return binary.BigEndian.Uint64(k[:8]) }
 
 // Config is what a [Server] needs.
 type Config struct {
@@ -169,7 +164,7 @@ func (s *Server) lookupObject(cancel <-chan struct{}, pid uint32, k cache.Key, o
 			return s.status(err)
 		}
 	}
-	out.NodeId = NodeID(k)
+	out.NodeId = k.ID()
 	objectAttr(out.NodeId, obj.Size, &out.Attr)
 	return fuse.OK
 }

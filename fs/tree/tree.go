@@ -97,15 +97,17 @@ type Stats struct {
 	Content int64 // size of the files, each inode counted once
 }
 
-// Name returns the file name of the image of the run whose layers' TOCs have the
-// given digests, lowest first. Equal names mean equal images.
+// Name returns the name of the image of the run whose layers' TOCs have the given
+// digests, lowest first: 32 hexadecimal digits, short because it becomes part of
+// an overlay's options, of which a page is all there is. Equal names mean equal
+// images.
 func Name(tocs []digest.Digest, opts Options) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "ipfs-stargz tree %d below=%t\n", formatVersion, opts.Below)
 	for _, d := range tocs {
 		fmt.Fprintf(h, "%s\n", d)
 	}
-	return hex.EncodeToString(h.Sum(nil)) + ".erofs"
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // Build merges layers, lowest first and each with its entries in the order of
