@@ -137,10 +137,11 @@ func Parse(b []byte, cfg *Config) error {
 	case err != nil:
 		return err
 	}
-	return cfg.check()
+	return cfg.Check()
 }
 
-func (c *Config) check() error {
+// Check returns what is wrong with a configuration, by the key it is about.
+func (c *Config) Check() error {
 	for _, p := range []struct{ key, path string }{
 		{"root", c.Root}, {"address", c.Address}, {"api.address", c.API.Address},
 	} {

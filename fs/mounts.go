@@ -86,7 +86,7 @@ func forgetContents(dataDir string) error {
 	var errs []error
 	for _, m := range mounts {
 		if m.fstype == "overlay" && hasLower(m.options, dataDir) {
-			errs = append(errs, reconfigure(m.dir))
+			errs = append(errs, reconfigure(m))
 		}
 	}
 	return errors.Join(errs...)
@@ -108,16 +108,25 @@ func hasLower(options, dir string) bool {
 	return false
 }
 
-// reconfigure asks the file system mounted at dir to reconfigure itself, with
-// no option changed.
-func reconfigure(dir string) error {
-	fd, err := unix.Fspick(unix.AT_FDCWD, dir, unix.FSPICK_CLOEXEC|unix.FSPICK_NO_AUTOMOUNT)
+// reconfigure asks a file system to reconfigure itself, with no option changed.
+func reconfigure(m mountpoint) error {
+	fd, err := unix.Fspick(unix.AT_FDCWD, m.dir, unix.FSPICK_CLOEXEC|unix.FSPICK_NO_AUTOMOUNT)
+	if err != nil {
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil // it was unmounted meanwhile
+		}
+		return fmt.Errorf("reconfigure %s: %w", m.dir, err)
+	}
+	defer unix.Close(fd)
+	// What is not said is taken to be writable.
+	if slices.Contains(strings.Split(m.options, ","), "ro") {
+		err = unix.FsconfigSetFlag(fd, "ro")
+	}
 	if err == nil {
 		err = unix.FsconfigReconfigure(fd)
-		unix.Close(fd)
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // unmounted meanwhile
-		return fmt.Errorf("reconfigure %s: %w", dir, err)
+	if err != nil {
+		return fmt.Errorf("reconfigure %s: %w", m.dir, err)
 	}
 	return nil
 }
