@@ -408,8 +408,10 @@ func TestConvertManyEmptyFiles(t *testing.T) {
 	for i := range 5000 {
 		files = append(files, file{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprintf("link-%d", i), Linkname: "one"}})
 	}
-	plain := makeTar(t, files)
-	sameTree(t, unpack(t, gunzip(t, convert(t, plain, Options{}))), unpack(t, plain))
+	toc, err := layer.ReadTOC(context.Background(), source(convert(t, makeTar(t, files), Options{})), "")
+	if err != nil || len(toc.Entries) != len(files) {
+		t.Errorf("%d entries, %v", len(toc.Entries), err)
+	}
 	// And a layer of nothing.
 	convert(t, makeTar(t, nil), Options{})
 }
