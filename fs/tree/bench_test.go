@@ -21,7 +21,7 @@ import (
 
 // bigLayer returns a layer of dirs directories with each files files.
 func bigLayer(dirs, files int) []layer.Entry {
-	var out []layer.Entry
+	out := []layer.Entry{{Name: "usr", Type: layer.Dir, Mode: 0o755}, {Name: "usr/lib", Type: layer.Dir, Mode: 0o755}}
 	for i := range dirs {
 		dir := fmt.Sprintf("usr/lib/dir%04d", i)
 		out = append(out, layer.Entry{Name: dir, Type: layer.Dir, Mode: 0o755, ModTime: time.Unix(1700000000, 5)})

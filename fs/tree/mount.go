@@ -25,19 +25,25 @@ var (
 // ErrNoEROFS or ErrNoFileMount.
 func Mount(image, target string) error {
 	err := unix.Mount(image, target, "erofs", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NOATIME, "")
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.ENODEV):
-		err = fmt.Errorf("%w: %w", ErrNoEROFS, err)
-	case errors.Is(err, unix.ENOTBLK):
-		err = fmt.Errorf("%w: %w", ErrNoFileMount, err)
-	case errors.Is(err, unix.EPERM):
-		err = fmt.Errorf("%w (mounting takes CAP_SYS_ADMIN in the initial user namespace)", err)
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG):
-		err = fmt.Errorf("%w (not an EROFS image or a damaged one: remove it to have it built again; the kernel's log says more)", err)
+	if err != nil {
+		return fmt.Errorf("mount tree %s at %s: %w", image, target, mountError(err))
 	}
-	return fmt.Errorf("mount tree %s at %s: %w", image, target, err)
+	return nil
+}
+
+// mountError says what an error of mount(2) means for an image.
+func mountError(err error) error {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("%w: %w", ErrNoEROFS, err)
+	case errors.Is(err, unix.ENOTBLK):
+		return fmt.Errorf("%w: %w", ErrNoFileMount, err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w (mounting takes CAP_SYS_ADMIN in the initial user namespace)", err)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG):
+		return fmt.Errorf("%w (not an EROFS image or a damaged one: remove it to have it built again; the kernel's log says more)", err)
+	}
+	return err
 }
 
 // Unmount undoes Mount. Overlays that have the tree as a layer keep it; what has

@@ -87,6 +87,9 @@ func (m *merger) resolveOnce(root *inode, p string, links *int) (string, error) 
 		if *links > maxLinks {
 			return "", fmt.Errorf("%w: more than %d symbolic links", ErrParent, maxLinks)
 		}
+		if err := m.step(len(done) / textStep); err != nil {
+			return "", err
+		}
 		here := clean(done, c)
 		in, err := m.lookup(root, here)
 		switch {
@@ -94,11 +97,15 @@ func (m *merger) resolveOnce(root *inode, p string, links *int) (string, error) 
 			return "", err
 		case in == nil || in.kind != layer.Symlink:
 			done = here
-		case path.IsAbs(in.ent.LinkName):
-			done = clean(in.ent.LinkName)
-			*links++
 		default:
-			done = clean(done, in.ent.LinkName)
+			target := in.ent.LinkName
+			if err := m.step(len(target) / textStep); err != nil {
+				return "", err
+			}
+			if path.IsAbs(target) {
+				done = ""
+			}
+			done = clean(done, target)
 			*links++
 		}
 		if len(done) > maxDepth*(maxName+1) {
@@ -114,8 +121,8 @@ func (m *merger) lookup(root *inode, p string) (*inode, error) {
 	trail := []*inode{root} // directories from the root to where we are
 	links := 0
 	for p != "" {
-		if m.steps++; m.steps > maxSteps {
-			return nil, fmt.Errorf("%w: too much work to follow the layers' symbolic links", ErrLimit)
+		if err := m.step(1); err != nil {
+			return nil, err
 		}
 		var c string
 		c, p, _ = strings.Cut(p, "/")
@@ -144,11 +151,30 @@ func (m *merger) lookup(root *inode, p string) (*inode, error) {
 				return nil, errHost
 			}
 			p = in.ent.LinkName + "/" + p
+			if err := m.step(len(p) / textStep); err != nil {
+				return nil, err
+			}
 		default:
 			return nil, fmt.Errorf("%w: %q", ErrParent, c)
 		}
 	}
 	return trail[len(trail)-1], nil
+}
+
+// textStep is how many bytes of path cost about as much work as one look-up.
+const textStep = 32
+
+// step counts n look-ups, or work like theirs.
+func (m *merger) step(n int) error {
+	before := m.steps
+	m.steps += int64(n)
+	if m.steps > maxSteps {
+		return fmt.Errorf("%w: it takes too many look-ups to follow the layers' symbolic links", ErrLimit)
+	}
+	if before>>16 != m.steps>>16 {
+		return m.ctx.Err()
+	}
+	return nil
 }
 
 // errHost is for a link on the way to another link which leads out of the layer's

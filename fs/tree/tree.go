@@ -42,9 +42,9 @@ const (
 	maxXattrs   = 64 << 10 // bytes of names and values of one inode's attributes
 	maxFileSize = 1 << maxChunkBits
 	// maxSteps bounds the directory look-ups made to follow symbolic links and
-	// to find the attributes of directories that have no entry: some seconds
-	// of work, where a crafted layer could ask for years.
-	maxSteps = 1 << 28
+	// to find the attributes of directories that have no entry: a few seconds of
+	// work, where a crafted layer could ask for years.
+	maxSteps = 1 << 25
 	// minObjectID is the least first 64 bits of a key: the objects' FUSE
 	// server takes them as a node number, and keeps the ones below to itself.
 	minObjectID = 1024

@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -66,7 +67,7 @@ func (m *merger) add(entries []layer.Entry) error {
 			continue // containerd leaves the root directory as the snapshotter made it
 		}
 		if err := u.apply(e); err != nil {
-			return &RefusedError{Path: e.Name, Err: err}
+			return refuse(e, err)
 		}
 	}
 	if err := u.restoreDirTimes(entries); err != nil {
@@ -74,6 +75,15 @@ func (m *merger) add(entries []layer.Entry) error {
 	}
 	m.uppers = append(m.uppers, u.root)
 	return nil
+}
+
+// refuse returns the error for a layer that has such an entry; an end of the
+// context is not the layer's fault.
+func refuse(e *layer.Entry, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &RefusedError{Path: e.Name, Err: err}
 }
 
 func hasOpaque(entries []layer.Entry) bool {
@@ -262,14 +272,14 @@ func (u *upper) restoreDirTimes(entries []layer.Entry) error {
 		}
 		p, err := u.resolve(u.root, e.Name)
 		if err != nil {
-			return &RefusedError{Path: e.Name, Err: err}
+			return refuse(e, err)
 		}
 		in, err := u.lookup(u.root, p)
 		if err != nil {
-			return &RefusedError{Path: e.Name, Err: err}
+			return refuse(e, err)
 		}
 		if in == nil {
-			return &RefusedError{Path: e.Name, Err: fmt.Errorf("%w: the directory is removed by its own layer", ErrParent)}
+			return refuse(e, fmt.Errorf("%w: the directory is removed by its own layer", ErrParent))
 		}
 		in.setTime(e.ModTime)
 	}
