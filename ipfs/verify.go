@@ -1,0 +1,81 @@
+package ipfs
+
+import (
+	"fmt"
+
+	"github.com/ipfs/boxo/verifcid"
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+)
+
+// CheckCID tells whether data could be verified against c: its hash function
+// is a cryptographic one with a digest of at least 20 bytes, or the identity
+// with at most 128 bytes. The error wraps [ErrBadCID].
+func CheckCID(c cid.Cid) error {
+	if !c.Defined() {
+		return fmt.Errorf("ipfs: %w: it is empty", ErrBadCID)
+	}
+	if err := verifcid.ValidateCid(verifcid.DefaultAllowlist, c); err != nil {
+		return fmt.Errorf("ipfs: %w: %s: %w", ErrBadCID, c, err)
+	}
+	return nil
+}
+
+// Verify tells whether data is the block that c names. The error wraps
+// [ErrBadCID], [ErrTooLarge] or [ErrBadBlock].
+func Verify(c cid.Cid, data []byte) error {
+	if err := CheckCID(c); err != nil {
+		return err
+	}
+	if len(data) > MaxBlockSize {
+		return fmt.Errorf("ipfs: block %s of %d bytes is %w: the limit is %d bytes", c, len(data), ErrTooLarge, MaxBlockSize)
+	}
+	got, err := c.Prefix().Sum(data)
+	if err != nil {
+		return fmt.Errorf("ipfs: %w: %s: %w", ErrBadCID, c, err)
+	}
+	if !got.Equals(c) {
+		return fmt.Errorf("ipfs: %w: %s: the %d bytes are those of %s", ErrBadBlock, c, len(data), got)
+	}
+	return nil
+}
+
+// Request is the first step of every implementation of [Blocks]: it checks
+// all CIDs, hands those that carry their own data (identity) to fn, and
+// returns the distinct others, in order.
+func Request(cids []cid.Cid, fn func(c cid.Cid, data []byte) error) ([]cid.Cid, error) {
+	for _, c := range cids {
+		if err := CheckCID(c); err != nil {
+			return nil, err
+		}
+	}
+	seen := make(map[cid.Cid]struct{}, len(cids))
+	want := make([]cid.Cid, 0, len(cids))
+	for _, c := range cids {
+		if _, dup := seen[c]; dup {
+			continue
+		}
+		seen[c] = struct{}{}
+		data, ok := inline(c)
+		if !ok {
+			want = append(want, c)
+			continue
+		}
+		if err := fn(c, data); err != nil {
+			return nil, err
+		}
+	}
+	return want, nil
+}
+
+// inline returns the data that a CID with the identity function carries.
+func inline(c cid.Cid) ([]byte, bool) {
+	if c.Prefix().MhType != multihash.IDENTITY {
+		return nil, false
+	}
+	h, err := multihash.Decode(c.Hash())
+	if err != nil {
+		return nil, false
+	}
+	return h.Digest, true
+}
