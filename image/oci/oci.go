@@ -94,13 +94,12 @@ func Check(desc ocispec.Descriptor) error {
 	if desc.MediaType == "" {
 		return fmt.Errorf("descriptor %.100q has no media type: %w", desc.Digest, ErrInvalid)
 	}
-	switch desc.Digest.Algorithm() {
-	case digest.SHA256, digest.SHA512:
-	default:
-		return fmt.Errorf("digest %.100q is neither SHA-256 nor SHA-512: %w", desc.Digest, ErrInvalid)
-	}
+	// Validate comes first: on a digest without ":" Algorithm panics.
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %.200q: %w: %w", desc.Digest, err, ErrInvalid)
+	}
+	if a := desc.Digest.Algorithm(); a != digest.SHA256 && a != digest.SHA512 {
+		return fmt.Errorf("digest %s is neither SHA-256 nor SHA-512: %w", desc.Digest, ErrInvalid)
 	}
 	if desc.Size < 0 {
 		return fmt.Errorf("%s has a negative size (%d): %w", desc.Digest, desc.Size, ErrInvalid)
