@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -80,15 +79,11 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
 	}
 	defer os.RemoveAll(dir)
-	work, err := local.NewStore(dir)
-	if err != nil {
-		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
-	}
 	job := convert.Job{
 		Source:   src.blobs,
 		Root:     src.root,
 		Choice:   oci.Choice{All: o.AllPlatforms, Platforms: o.Platforms},
-		Work:     work,
+		Dir:      dir,
 		Layer:    o.Convert,
 		Store:    storeIn(o.Daemon),
 		Progress: o.Progress,

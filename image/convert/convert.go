@@ -42,7 +42,7 @@ type Job struct {
 	Source content.Provider   // has the image's blobs
 	Root   ocispec.Descriptor // its index or manifest
 	Choice oci.Choice         // of its platforms
-	Work   content.Store      // takes what is made; empty at first
+	Dir    string             // takes what is made; the caller removes it
 
 	// Layer converts one layer.
 	Layer LayerFunc
@@ -302,16 +302,15 @@ func (r *run) document(ctx context.Context, old ocispec.Descriptor, v any, child
 	}
 	desc := old
 	desc.MediaType = converter.ConvertDockerMediaTypeToOCI(old.MediaType)
-	desc.Digest = digest.FromBytes(data)
 	desc.Size = int64(len(data))
 	desc.Data = nil
+	if desc.Digest, err = r.work().add(data); err != nil {
+		return nil, fmt.Errorf("write the new form of %s: %w", old.Digest, err)
+	}
 	if err := oci.Check(desc); err != nil { // it can have grown over the limit
 		return nil, err
 	}
-	if err := content.WriteBlob(ctx, r.Work, desc.Digest.String(), newReader(data), desc); err != nil {
-		return nil, fmt.Errorf("write %s: %w", desc.Digest, err)
-	}
-	return r.store(ctx, desc, r.Work, children)
+	return r.store(ctx, desc, r.work(), children)
 }
 
 // keep stores a blob of the source as it is.

@@ -184,31 +184,26 @@ func verify(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, t
 	return nil
 }
 
-// write converts the layer into the work store.
+// write converts the layer into the job's directory.
 func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) (layer, error) {
-	w, err := content.OpenWriter(ctx, r.Work, content.WithRef("convert-"+desc.Digest.String()))
+	w, err := r.work().create()
 	if err != nil {
 		return layer{}, err
 	}
-	defer w.Close()
+	defer w.discard()
 	info, err := r.Layer(ctx, io.NewSectionReader(ra, 0, desc.Size), w)
 	if err != nil {
 		return layer{}, err
 	}
-	status, err := w.Status()
+	sum, err := w.commit()
 	if err != nil {
 		return layer{}, err
 	}
-	made := layer{
+	return layer{
 		LayerInfo: info,
 		mediaType: ocispec.MediaTypeImageLayerGzip,
-		digest:    w.Digest(), size: status.Offset, from: r.Work,
-	}
-	// Two layers can become the same blob.
-	if err := w.Commit(ctx, made.size, made.digest); err != nil && !errdefs.IsAlreadyExists(err) {
-		return layer{}, err
-	}
-	return made, nil
+		digest:    sum, size: w.size, from: r.work(),
+	}, nil
 }
 
 // isEnvironment tells whether err is this machine's trouble (disk full, no

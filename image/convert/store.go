@@ -1,21 +1,19 @@
 package convert
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 )
-
-func newReader(data []byte) io.Reader { return bytes.NewReader(data) }
 
 // store puts the blob of desc, which from has, into IPFS, once for each digest,
 // and returns desc with its CID as URL.
@@ -79,14 +77,17 @@ func short(d digest.Digest) string {
 	return d.Encoded()[:shown]
 }
 
-// Provider has the blobs of the result of a job.
+func (j Job) work() work { return work{j.Dir} }
+
+// Provider has the blobs of the result of a job, until its Dir is removed.
 func (j Job) Provider() content.Provider { return results{j} }
 
-type results struct{ Job }
+type results struct{ job Job }
 
 func (p results) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
-	if ra, err := p.Work.ReaderAt(ctx, desc); err == nil {
-		return ra, nil
+	ra, err := p.job.work().ReaderAt(ctx, desc)
+	if errdefs.IsNotFound(err) {
+		return p.job.Source.ReaderAt(ctx, desc)
 	}
-	return p.Source.ReaderAt(ctx, desc)
+	return ra, err
 }

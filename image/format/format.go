@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
@@ -92,14 +93,14 @@ func detectGzip(blob io.ReaderAt, size int64) (Info, error) {
 	return Info{Format: Gzip}, nil
 }
 
-// Footers of zstd:chunked are skippable frames that end in a magic number: of
-// 40 bytes, or of 64 since the position of a tar-split was added
-// (containers/storage, pkg/chunked/internal).
-const (
-	footerMagic   = "GNUlInUx"
-	footerHeader  = 8 // of the skippable frame
-	footerSize    = 40
-	footerSizeNew = 64
+// The footer of zstd:chunked is a skippable frame of 40 bytes, or of 56 or 64
+// with the position of a tar-split, that ends in one of two magic numbers
+// (containers/storage, pkg/chunked/internal, by version).
+const footerHeader = 8 // of the skippable frame
+
+var (
+	footerSizes  = []int64{40, 56, 64}
+	footerMagics = []string{"GnUlInUx", "GNUlInUx"}
 )
 
 // isSkippable tells whether p begins with a skippable frame of zstd (RFC 8878,
@@ -109,7 +110,7 @@ func isSkippable(p []byte) bool {
 }
 
 func detectZstd(blob io.ReaderAt, size int64) (Info, error) {
-	for _, n := range []int64{footerSize, footerSizeNew} {
+	for _, n := range footerSizes {
 		if size < footerHeader+n {
 			continue
 		}
@@ -117,7 +118,8 @@ func detectZstd(blob io.ReaderAt, size int64) (Info, error) {
 		if _, err := readFull(blob, frame, size-footerHeader-n); err != nil {
 			return Info{}, err
 		}
-		if !isSkippable(frame) || binary.LittleEndian.Uint32(frame[4:]) != uint32(n) || !bytes.HasSuffix(frame, []byte(footerMagic)) {
+		magic := string(frame[len(frame)-8:])
+		if !isSkippable(frame) || binary.LittleEndian.Uint32(frame[4:]) != uint32(n) || !slices.Contains(footerMagics, magic) {
 			continue
 		}
 		offset := binary.LittleEndian.Uint64(frame[footerHeader:])
