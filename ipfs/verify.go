@@ -1,6 +1,8 @@
 package ipfs
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/ipfs/boxo/verifcid"
@@ -41,7 +43,7 @@ func Verify(c cid.Cid, data []byte) error {
 }
 
 // Request is the first step of every implementation of [Blocks]: it checks
-// all CIDs, hands those that carry their own data (identity) to fn, and
+// all CIDs, hands the blocks that follow from their CID alone to fn, and
 // returns the distinct others, in order.
 func Request(cids []cid.Cid, fn func(c cid.Cid, data []byte) error) ([]cid.Cid, error) {
 	for _, c := range cids {
@@ -56,7 +58,7 @@ func Request(cids []cid.Cid, fn func(c cid.Cid, data []byte) error) ([]cid.Cid, 
 			continue
 		}
 		seen[c] = struct{}{}
-		data, ok := inline(c)
+		data, ok := known(c)
 		if !ok {
 			want = append(want, c)
 			continue
@@ -68,14 +70,20 @@ func Request(cids []cid.Cid, fn func(c cid.Cid, data []byte) error) ([]cid.Cid, 
 	return want, nil
 }
 
-// inline returns the data that a CID with the identity function carries.
-func inline(c cid.Cid) ([]byte, bool) {
-	if c.Prefix().MhType != multihash.IDENTITY {
-		return nil, false
-	}
+// known returns the block of a CID that carries its data (the identity
+// function), and the empty block, which bitswap does not send.
+func known(c cid.Cid) ([]byte, bool) {
 	h, err := multihash.Decode(c.Hash())
 	if err != nil {
 		return nil, false
 	}
-	return h.Digest, true
+	switch h.Code {
+	case multihash.IDENTITY:
+		return h.Digest, true
+	case multihash.SHA2_256:
+		empty := sha256.Sum256(nil)
+		return nil, bytes.Equal(h.Digest, empty[:])
+	default:
+		return nil, false
+	}
 }
