@@ -10,16 +10,13 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
-// readRoot gets and checks the root descriptor at c.
+// readRoot gets and checks the root descriptor at c. Its blocks are verified: no
+// digest stands above it.
 func readRoot(ctx context.Context, d Daemon, c cid.Cid) (ocispec.Descriptor, error) {
-	rc, err := d.Cat(ctx, c.String(), 0, oci.MaxRootBytes+1)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	defer rc.Close()
-	data, err := io.ReadAll(io.LimitReader(rc, oci.MaxRootBytes+1))
+	data, err := readRootFile(ctx, d, c)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -28,6 +25,30 @@ func readRoot(ctx context.Context, d Daemon, c cid.Cid) (ocispec.Descriptor, err
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", c, err)
 	}
 	return desc, nil
+}
+
+// readRootFile gets the bytes at c; the first of them, enough to say what they
+// are, if there are too many for a root.
+func readRootFile(ctx context.Context, d Daemon, c cid.Cid) ([]byte, error) {
+	f, err := ipfs.OpenFile(ctx, d, "", c, oci.MaxRootBytes)
+	switch {
+	case errors.Is(err, ipfs.ErrTooLarge):
+		rc, err := d.Cat(ctx, c.String(), 0, oci.MaxRootBytes+1)
+		if err != nil {
+			return nil, err
+		}
+		defer rc.Close()
+		return io.ReadAll(io.LimitReader(rc, oci.MaxRootBytes+1))
+	case errors.Is(err, ipfs.ErrNotFile), errors.Is(err, ipfs.ErrMalformed):
+		return nil, fmt.Errorf("%s: %w: %w", c, err, oci.ErrNotRoot)
+	case err != nil:
+		return nil, err
+	}
+	data := make([]byte, f.Size())
+	if _, err := f.ReadAt(ctx, data, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return data, nil
 }
 
 // fetcher reads blobs by the CIDs in their descriptors. Whoever reads verifies

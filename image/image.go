@@ -8,8 +8,8 @@
 // is a UnixFS file, and each descriptor carries "ipfs://CID" among its URLs.
 //
 // Below: image/oci reads documents that nobody vouches for, image/layout reads
-// and writes OCI archives, image/convert makes the image that is pushed,
-// image/format tells lazy layers from others, image/progress shows how far it is.
+// and writes OCI archives, image/convert makes the image that is pushed with
+// image/estargz, image/progress shows how far it is.
 package image
 
 import (

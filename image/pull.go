@@ -241,6 +241,9 @@ func (t *transfer) label(children []ocispec.Descriptor) error {
 		if t.layers++; t.layers > oci.MaxLayers {
 			return fmt.Errorf("the manifest has more than %d layers: %w", oci.MaxLayers, oci.ErrLimit)
 		}
+		if err := oci.Check(*c); err != nil { // a lazy layer does not come by guard
+			return err
+		}
 		// AppendInfoHandlerWrapper has made the map.
 		if root, err := oci.CID(*c); err == nil {
 			c.Annotations[oci.AnnotationCID] = root.String()

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/convert"
+	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/layout"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
@@ -34,16 +35,20 @@ type PushOptions struct {
 	Platforms    []string
 	AllPlatforms bool
 
+	// EStargz says how layers are converted. Other options make other layers,
+	// and so another CID.
+	EStargz estargz.Options
+
 	// Output, if not "", is a file to which the pushed image is written too, as
 	// an OCI archive.
 	Output string
-	// TempDir holds the converted layers during the push; default: the
-	// system's. As much room as the image has bytes is needed.
+	// TempDir holds the converted layers during the push, which need as much room
+	// as the image has bytes; default: [os.TempDir]. There the uncompressed
+	// form of each layer is held, too, while it is converted, whatever TempDir is.
 	TempDir string
 
 	Daemon   Daemon            // required
 	Progress progress.Reporter // default: none
-	Convert  convert.LayerFunc // default: image/estargz
 }
 
 // PushResult is what was pushed.
@@ -84,7 +89,7 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 		Root:     src.root,
 		Choice:   oci.Choice{All: o.AllPlatforms, Platforms: o.Platforms},
 		Dir:      dir,
-		Layer:    o.Convert,
+		Layer:    convert.With(o.EStargz),
 		Store:    storeIn(o.Daemon),
 		Progress: o.Progress,
 	}

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 )
@@ -56,13 +57,21 @@ type Job struct {
 
 // LayerFunc writes the eStargz form of the layer src, which is a tar, plain or
 // compressed with gzip or zstd, to dst.
-type LayerFunc func(ctx context.Context, src *io.SectionReader, dst io.Writer) (LayerInfo, error)
+type LayerFunc func(ctx context.Context, src *io.SectionReader, dst io.Writer) (estargz.Digests, error)
 
-// LayerInfo is what was learnt when a layer was converted.
-type LayerInfo struct {
-	DiffID           digest.Digest // of the tar that is in the new blob
-	TOCDigest        digest.Digest
-	UncompressedSize int64 // of that tar, in bytes
+// With returns the LayerFunc that uses package estargz.
+func With(o estargz.Options) LayerFunc {
+	return func(ctx context.Context, src *io.SectionReader, dst io.Writer) (_ estargz.Digests, err error) {
+		blob, err := estargz.Convert(ctx, src, o)
+		if err != nil {
+			return estargz.Digests{}, err
+		}
+		defer func() { err = errors.Join(err, blob.Close()) }()
+		if _, err := io.Copy(dst, blob); err != nil {
+			return estargz.Digests{}, err
+		}
+		return blob.Digests()
+	}
 }
 
 // Result is the image that was made.

@@ -20,12 +20,12 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/ipfs/go-cid"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
+	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
@@ -135,33 +135,16 @@ func (s *store) manifest(t testing.TB, architecture string, layers ...layerOf) o
 	return s.add(t, ocispec.MediaTypeImageManifest, m)
 }
 
-// toEStargz is a [LayerFunc].
-func toEStargz(ctx context.Context, src *io.SectionReader, dst io.Writer) (LayerInfo, error) {
-	blob, err := estargz.Build(src, estargz.WithContext(ctx), estargz.WithParallelism(2))
-	if err != nil {
-		return LayerInfo{}, err
-	}
-	_, err = io.Copy(dst, blob)
-	if cerr := blob.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return LayerInfo{}, err
-	}
-	size, err := blob.UncompressedSize()
-	return LayerInfo{DiffID: blob.DiffID(), TOCDigest: blob.TOCDigest(), UncompressedSize: size}, err
-}
-
 // lazyLayer stores a layer that is eStargz already, without annotations.
 func (s *store) lazyLayer(t testing.TB, name string) (layerOf, digest.Digest) {
 	t.Helper()
 	data := tarball(t, name, "contents of "+name)
 	var b bytes.Buffer
-	info, err := toEStargz(context.Background(), io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data))), &b)
+	info, err := With(estargz.Options{})(context.Background(), io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data))), &b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return layerOf{s.add(t, ocispec.MediaTypeImageLayerGzip, b.Bytes()), info.DiffID}, info.TOCDigest
+	return layerOf{s.add(t, ocispec.MediaTypeImageLayerGzip, b.Bytes()), info.DiffID}, info.TOC
 }
 
 // world is a job and what it is connected to.
@@ -177,7 +160,7 @@ func newWorld(t testing.TB, s *store, root ocispec.Descriptor) *world {
 	t.Helper()
 	w := &world{store: s, ipfs: blockstest.NewMemory(), stored: map[digest.Digest]int{}}
 	w.Job = Job{
-		Source: s, Root: root, Dir: t.TempDir(), Layer: toEStargz, Progress: progress.Discard(),
+		Source: s, Root: root, Dir: t.TempDir(), Layer: With(estargz.Options{}), Progress: progress.Discard(),
 		Store: func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) (cid.Cid, error) {
 			c, _, err := ipfs.Import(ctx, r, w.ipfs.Put)
 			w.mu.Lock()
@@ -534,7 +517,9 @@ func TestTroubleIsNotTheLayers(t *testing.T) {
 		"connection": fmt.Errorf("read: %w", errdefs.ErrUnavailable),
 	} {
 		w := newWorld(t, s, root)
-		w.Layer = func(context.Context, *io.SectionReader, io.Writer) (LayerInfo, error) { return LayerInfo{}, trouble }
+		w.Layer = func(context.Context, *io.SectionReader, io.Writer) (estargz.Digests, error) {
+			return estargz.Digests{}, trouble
+		}
 		if _, err := Run(context.Background(), w.Job); !errors.Is(err, trouble) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -555,10 +540,10 @@ func TestCancel(t *testing.T) {
 	}
 	w := newWorld(t, s, s.manifest(t, "amd64", layers...))
 	ctx, cancel := context.WithCancel(context.Background())
-	w.Layer = func(ctx context.Context, _ *io.SectionReader, _ io.Writer) (LayerInfo, error) {
+	w.Layer = func(ctx context.Context, _ *io.SectionReader, _ io.Writer) (estargz.Digests, error) {
 		cancel()
 		<-ctx.Done()
-		return LayerInfo{}, ctx.Err()
+		return estargz.Digests{}, ctx.Err()
 	}
 	if _, err := Run(ctx, w.Job); !errors.Is(err, context.Canceled) {
 		t.Errorf("Run = %v", err)

@@ -18,7 +18,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/ipfs-stargz/ipfs-stargz/image/format"
+	lazy "github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 )
@@ -31,13 +32,13 @@ type future struct {
 }
 
 // layer is what became of a layer of the source. For one that is kept as it is
-// all but MediaType is as before, and LayerInfo is what is known of it.
+// all but mediaType is as before; of its Digests TOC is known, if it is lazy.
 type layer struct {
-	LayerInfo // DiffID is "" if it did not change
-	mediaType string
-	digest    digest.Digest
-	size      int64
-	from      content.Provider
+	estargz.Digests // DiffID is "" if it did not change
+	mediaType       string
+	digest          digest.Digest
+	size            int64
+	from            content.Provider
 }
 
 // layer converts and stores the layer of desc. The diff ID is "" if it did
@@ -69,8 +70,8 @@ func (r *run) layer(ctx context.Context, desc ocispec.Descriptor) (*ocispec.Desc
 		return nil, "", err
 	}
 	annotations[oci.AnnotationCID] = root.String()
-	if l.TOCDigest != "" {
-		annotations[oci.AnnotationTOCDigest] = l.TOCDigest.String()
+	if l.TOC != "" {
+		annotations[oci.AnnotationTOCDigest] = l.TOC.String()
 	}
 	if l.UncompressedSize > 0 {
 		annotations[oci.AnnotationUncompressedSize] = strconv.FormatInt(l.UncompressedSize, 10)
@@ -136,20 +137,21 @@ func (r *run) tryConvert(ctx context.Context, desc ocispec.Descriptor, ra conten
 	if err := verify(ctx, desc, ra, task); err != nil {
 		return layer{}, "", err
 	}
-	info, err := format.Detect(ra, desc.Size)
+	format, toc, err := estargz.IsStargz(ctx, source{ra})
 	switch {
-	case errors.Is(err, format.ErrTOC):
-		// Its footer promises a table of contents; the tar may be sound.
-		r.warn(fmt.Sprintf("layer %s says that it is lazy, but it is not (%v); it is converted anew", desc.Digest, err))
-	case err != nil:
-		return layer{}, "", fmt.Errorf("layer %s: %w", desc.Digest, err)
-	case info.Format.Lazy():
-		if was := desc.Annotations[oci.AnnotationTOCDigest]; was != "" && was != info.TOCDigest.String() {
-			r.warn(fmt.Sprintf("layer %s: its annotation %s was %.100q, it is set to %s", desc.Digest, oci.AnnotationTOCDigest, was, info.TOCDigest))
+	case err == nil:
+		if was := desc.Annotations[oci.AnnotationTOCDigest]; was != "" && was != toc.String() {
+			r.warn(fmt.Sprintf("layer %s: its annotation %s was %.100q, it is set to %s", desc.Digest, oci.AnnotationTOCDigest, was, toc))
 		}
-		kept.TOCDigest = info.TOCDigest
+		kept.TOC = toc
 		r.count(&r.result.Kept)
-		return kept, "kept, " + string(info.Format) + " already", nil
+		return kept, "kept, " + format.String() + " already", nil
+	case errors.Is(err, lazy.ErrNotStargz):
+	case isUnfit(err):
+		// The tar in it may be sound.
+		r.warn(fmt.Sprintf("layer %s is meant to be lazy, but it cannot be (%v); it is converted anew", desc.Digest, err))
+	default:
+		return layer{}, "", fmt.Errorf("layer %s: %w", desc.Digest, err)
 	}
 	made, err := r.write(ctx, desc, ra)
 	if err != nil {
@@ -200,10 +202,28 @@ func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.Rea
 		return layer{}, err
 	}
 	return layer{
-		LayerInfo: info,
+		Digests:   info,
 		mediaType: ocispec.MediaTypeImageLayerGzip,
 		digest:    sum, size: w.size, from: r.work(),
 	}, nil
+}
+
+// source is a layer's blob as package estargz reads it.
+type source struct{ content.ReaderAt }
+
+func (s source) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return s.ReaderAt.ReadAt(p, off)
+}
+
+// isUnfit tells whether err says of a layer that it has a table of contents, but
+// none to mount it by.
+func isUnfit(err error) bool {
+	for _, unfit := range []error{lazy.ErrInvalid, lazy.ErrLimit, lazy.ErrNotLazy} {
+		if errors.Is(err, unfit) {
+			return true
+		}
+	}
+	return false
 }
 
 // isEnvironment tells whether err is this machine's trouble (disk full, no
