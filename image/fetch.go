@@ -20,11 +20,7 @@ func readRoot(ctx context.Context, d Daemon, c cid.Cid) (ocispec.Descriptor, err
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	desc, err := oci.ParseRoot(data)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", c, err)
-	}
-	return desc, nil
+	return oci.ParseRoot(data)
 }
 
 // readRootFile gets the bytes at c; the first of them, enough to say what they
@@ -40,7 +36,7 @@ func readRootFile(ctx context.Context, d Daemon, c cid.Cid) ([]byte, error) {
 		defer rc.Close()
 		return io.ReadAll(io.LimitReader(rc, oci.MaxRootBytes+1))
 	case errors.Is(err, ipfs.ErrNotFile), errors.Is(err, ipfs.ErrMalformed):
-		return nil, fmt.Errorf("%s: %w: %w", c, err, oci.ErrNotRoot)
+		return nil, fmt.Errorf("%w: %w", err, oci.ErrNotRoot)
 	case err != nil:
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -73,6 +74,12 @@ func (c Containerd) connect(ctx context.Context) (context.Context, *containerd.C
 		namespace = DefaultContainerdNamespace
 	}
 	ctx = namespaces.WithNamespace(ctx, namespace)
+	// gRPC would go on trying until the timeout, and then not say why.
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", address)
+	if err != nil {
+		return nil, nil, unreachable(address, err)
+	}
+	conn.Close()
 	client, err := containerd.New(address, containerd.WithTimeout(dialTimeout), containerd.WithDefaultNamespace(namespace))
 	if err != nil {
 		return nil, nil, unreachable(address, err)
@@ -90,7 +97,7 @@ func (c Containerd) connect(ctx context.Context) (context.Context, *containerd.C
 }
 
 func unreachable(address string, err error) error {
-	return fmt.Errorf("%w at %s: %w; start it (systemctl start containerd), or give the path of its socket", ErrNoContainerd, address, err)
+	return fmt.Errorf("%w at %s: %w; start it (systemctl start containerd), or say where its socket is", ErrNoContainerd, address, err)
 }
 
 // checkSnapshotter tells whether containerd has the snapshotter called name

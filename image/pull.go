@@ -9,6 +9,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
@@ -91,7 +92,15 @@ func pull(ctx context.Context, o PullOptions) (PullResult, error) {
 		return PullResult{}, err
 	}
 
-	t := &transfer{options: o, cid: c, begin: time.Now(), depth: make(map[digest.Digest]int)}
+	t := &transfer{options: o, cid: c, store: client.ContentStore(), depth: make(map[digest.Digest]int)}
+	if o.Platform != "" {
+		t.platform = platforms.Only(platform)
+	}
+	begin := time.Now()
+	if t.root, err = readRoot(ctx, o.Daemon, c); err != nil {
+		return PullResult{}, err
+	}
+	resolved := time.Now()
 	img, err := client.Pull(ctx, c.String(),
 		containerd.WithResolver(t),
 		containerd.WithPlatformMatcher(platforms.Only(platform)),
@@ -105,39 +114,35 @@ func pull(ctx context.Context, o PullOptions) (PullResult, error) {
 	}
 	end := time.Now()
 	return PullResult{
-		Name: img.Name(), CID: c, Target: img.Target(), Platform: platforms.FormatAll(platform),
+		Name: img.Name(), CID: c, Target: t.root, Platform: platforms.FormatAll(platform),
 		Layers: t.layers, FetchedFull: t.fetchedFull, FetchedBytes: t.fetchedBytes,
-		Resolve: t.resolved.Sub(t.begin), Metadata: t.described.Sub(t.resolved), Unpack: end.Sub(t.described),
+		Resolve: resolved.Sub(begin), Metadata: t.described.Sub(resolved), Unpack: end.Sub(t.described),
 	}, nil
 }
 
 // transfer is a pull under way: the resolver that containerd asks for the image
 // and its blobs, and the handlers that stand around containerd's own.
 type transfer struct {
-	options PullOptions
-	cid     cid.Cid
-	begin   time.Time
+	options  PullOptions
+	cid      cid.Cid
+	root     ocispec.Descriptor
+	store    content.Provider
+	platform platforms.Matcher // nil if none was asked for
 
 	mu           sync.Mutex
 	depth        map[digest.Digest]int // of indexes below the root
 	layers       int
 	fetchedFull  int
 	fetchedBytes int64
-	resolved     time.Time
-	described    time.Time
+	described    time.Time // the config was there
 }
 
 var _ remotes.Resolver = (*transfer)(nil)
 
-// Resolve implements [remotes.Resolver]: it reads the root descriptor. The name
-// it gives is the one that the image gets.
-func (t *transfer) Resolve(ctx context.Context, _ string) (string, ocispec.Descriptor, error) {
-	desc, err := readRoot(ctx, t.options.Daemon, t.cid)
-	if err != nil {
-		return "", ocispec.Descriptor{}, err
-	}
-	t.resolved = time.Now()
-	return t.options.Name, desc, nil
+// Resolve implements [remotes.Resolver]. The name it gives is the one that the
+// image gets.
+func (t *transfer) Resolve(context.Context, string) (string, ocispec.Descriptor, error) {
+	return t.options.Name, t.root, nil
 }
 
 // Fetcher implements [remotes.Resolver].
@@ -207,12 +212,29 @@ func (t *transfer) wrap(inner images.Handler) images.Handler {
 		case kind == oci.Manifest:
 			err = t.label(children)
 		case kind == oci.Config:
-			t.mu.Lock()
-			t.described = time.Now()
-			t.mu.Unlock()
+			err = t.checkPlatform(ctx, desc)
 		}
 		return children, err
 	})
+}
+
+// checkPlatform refuses the config of an image for another platform than was
+// asked for. An index has been asked before; an image without one has only this.
+func (t *transfer) checkPlatform(ctx context.Context, config ocispec.Descriptor) error {
+	t.mu.Lock()
+	t.described = time.Now()
+	t.mu.Unlock()
+	if t.platform == nil {
+		return nil
+	}
+	p, err := images.ConfigPlatform(ctx, t.store, config)
+	if err != nil {
+		return fmt.Errorf("image config %s: %w", config.Digest, err)
+	}
+	if !t.platform.Match(p) {
+		return fmt.Errorf("the image is for %s, not for %s: %w", platforms.FormatAll(p), t.options.Platform, oci.ErrNoPlatform)
+	}
+	return nil
 }
 
 // descend bounds how deep indexes are nested.

@@ -2,9 +2,7 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -44,7 +42,7 @@ func openSource(ctx context.Context, image string, at Containerd) (context.Conte
 	if name, ok := strings.CutPrefix(image, prefixContainerd); ok {
 		return openContainerd(ctx, name, at)
 	}
-	if _, err := os.Stat(image); err == nil {
+	if path, _ := splitLayout(image); path != "" {
 		s, err := openLayout(image)
 		return ctx, s, err
 	}
@@ -60,13 +58,24 @@ func cutAny(s string, prefixes ...string) (string, bool) {
 	return s, false
 }
 
+// splitLayout cuts PATH or PATH:NAME. The path is "" if there is nothing of that
+// path.
+func splitLayout(arg string) (path, name string) {
+	if _, err := os.Stat(arg); err == nil {
+		return arg, ""
+	}
+	path, name, _ = strings.Cut(arg, ":")
+	if _, err := os.Stat(path); err == nil {
+		return path, name
+	}
+	return "", ""
+}
+
 // openLayout opens the image at PATH or PATH:NAME.
 func openLayout(arg string) (*source, error) {
-	path, name := arg, ""
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if before, after, ok := strings.Cut(arg, ":"); ok {
-			path, name = before, after
-		}
+	path, name := splitLayout(arg)
+	if path == "" {
+		path = arg // for the error
 	}
 	l, err := layout.Open(path)
 	if err != nil {
