@@ -133,7 +133,9 @@ func everything() []file {
 	return files
 }
 
-func section(b []byte) *io.SectionReader { return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b))) }
+func section(b []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
+}
 
 // convert converts b and checks what the result says of itself.
 func convert(t testing.TB, b []byte, o Options) []byte {
