@@ -44,7 +44,7 @@ func Scan(root string, ignore ...string) (Tree, error) {
 	t := Tree{}
 	type inode struct{ dev, ino uint64 }
 	first := map[inode]string{}
-	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -53,7 +53,10 @@ func Scan(root string, ignore ...string) (Tree, error) {
 			return err
 		}
 		if slices.Contains(ignore, name) {
-			return filepath.SkipDir
+			if entry.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
 		}
 		node, st, err := read(path)
 		if err != nil {

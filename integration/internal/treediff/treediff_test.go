@@ -1,6 +1,7 @@
 package treediff
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,7 +21,9 @@ func TestDiff(t *testing.T) {
 		want   string // in the only line, or "" for no line
 	}{
 		{"nothing", func(string) error { return nil }, ""},
-		{"ignored", func(root string) error { return os.WriteFile(root+"/ignored/file", []byte("x"), 0o644) }, ""},
+		{"ignored", func(root string) error {
+			return errors.Join(os.WriteFile(root+"/ignored/file", nil, 0o644), os.WriteFile(root+"/at", nil, 0o644))
+		}, ""},
 		{"added", func(root string) error { return unix.Mkfifo(root+"/fifo2", 0o600) }, `"fifo2" is too many (FIFO)`},
 		{"removed", func(root string) error { return os.Remove(root + "/link") }, `"link" is missing (symbolic link)`},
 		{"mode", func(root string) error { return unix.Chmod(root+"/file", 0o4755) }, `"file": mode 4755, want 0644`},
@@ -68,11 +71,11 @@ func TestDiff(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			want, err := Scan(a, "ignored")
+			want, err := Scan(a, "ignored", "at")
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := Scan(b, "ignored")
+			got, err := Scan(b, "ignored", "at")
 			if err != nil {
 				t.Fatal(err)
 			}
