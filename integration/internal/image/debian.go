@@ -266,11 +266,13 @@ func dpkgStatus(ctx context.Context, debs []string) (string, error) {
 // alternatives gives the links that the scripts of some packages would make.
 func alternatives(debs []string) []file {
 	triplet := map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}[runtime.GOARCH]
+	libraries := "usr/lib/" + triplet
 	var files []file
 	for _, alt := range []struct{ deb, name, link, target string }{
 		{"mawk_", "awk", "usr/bin/awk", "/usr/bin/mawk"},
-		{"libopenblas0-pthread_", "libblas.so.3-" + triplet, "usr/lib/" + triplet + "/libblas.so.3", "/usr/lib/" + triplet + "/openblas-pthread/libblas.so.3"},
-		{"libopenblas0-pthread_", "liblapack.so.3-" + triplet, "usr/lib/" + triplet + "/liblapack.so.3", "/usr/lib/" + triplet + "/openblas-pthread/liblapack.so.3"},
+		{"libopenblas0-pthread_", "libblas.so.3-" + triplet, libraries + "/libblas.so.3", "/" + libraries + "/openblas-pthread/libblas.so.3"},
+		{"libopenblas0-pthread_", "liblapack.so.3-" + triplet, libraries + "/liblapack.so.3", "/" + libraries + "/openblas-pthread/liblapack.so.3"},
+		{"libopenblas0-pthread_", "libopenblas.so.0-" + triplet, libraries + "/libopenblas.so.0", "/" + libraries + "/openblas-pthread/libopenblas.so.0"},
 	} {
 		if !slices.ContainsFunc(debs, func(deb string) bool { return strings.HasPrefix(filepath.Base(deb), alt.deb) }) {
 			continue
