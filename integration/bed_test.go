@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"net/http"
 	"testing"
 	"time"
@@ -60,7 +61,9 @@ func serveRegistry(t *testing.T, n *testbed.Node, im *image.Image) string {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		<-done
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	return l.Addr().String() + "/image:latest"
 }

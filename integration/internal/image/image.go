@@ -100,7 +100,7 @@ func (s *Store) Get(ctx context.Context, r Recipe) (*Image, error) {
 	if err == nil {
 		return im, nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if _, serr := os.Stat(dir); serr == nil {
 		fmt.Fprintf(os.Stderr, "image %s is built anew: %v\n", r.Name, err)
 	}
 	if err := s.build(ctx, r, dir); err != nil {

@@ -159,7 +159,7 @@ func verify(dir string, d ocispec.Descriptor) error {
 	path := blobPath(dir, d.Digest)
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("blob %s is not there: %v", d.Digest, err)
+		return fmt.Errorf("blob %s is not there: %w", d.Digest, err)
 	}
 	defer f.Close()
 	v := d.Digest.Verifier()
