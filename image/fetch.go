@@ -15,7 +15,7 @@ import (
 
 // readRoot gets and checks the root descriptor at c. Its blocks are verified: no
 // digest stands above it.
-func readRoot(ctx context.Context, d Daemon, c cid.Cid) (ocispec.Descriptor, error) {
+func readRoot(ctx context.Context, d Reader, c cid.Cid) (ocispec.Descriptor, error) {
 	data, err := readRootFile(ctx, d, c)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -25,7 +25,7 @@ func readRoot(ctx context.Context, d Daemon, c cid.Cid) (ocispec.Descriptor, err
 
 // readRootFile gets the bytes at c; the first of them, enough to say what they
 // are, if there are too many for a root.
-func readRootFile(ctx context.Context, d Daemon, c cid.Cid) ([]byte, error) {
+func readRootFile(ctx context.Context, d Reader, c cid.Cid) ([]byte, error) {
 	f, err := ipfs.OpenFile(ctx, d, "", c, oci.MaxRootBytes)
 	switch {
 	case errors.Is(err, ipfs.ErrTooLarge):
@@ -49,7 +49,7 @@ func readRootFile(ctx context.Context, d Daemon, c cid.Cid) ([]byte, error) {
 
 // fetcher reads blobs by the CIDs in their descriptors. Whoever reads verifies
 // them against their digests.
-type fetcher struct{ daemon Daemon }
+type fetcher struct{ daemon Reader }
 
 // Fetch implements [remotes.Fetcher].
 func (f fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
@@ -68,7 +68,7 @@ func (f fetcher) open(ctx context.Context, desc ocispec.Descriptor) (*blobReader
 // interrupted goes on where it was.
 type blobReader struct {
 	ctx    context.Context
-	daemon Daemon
+	daemon Reader
 	desc   ocispec.Descriptor
 	path   string
 	offset int64

@@ -30,12 +30,17 @@ import (
 // Daemon is what is asked of the daemon that holds the IPFS node. ipfs/kubo's
 // Client implements it, for ours and for Kubo.
 type Daemon interface {
+	Reader
+	// ImportCAR stores the blocks that produce puts, and pins roots.
+	ImportCAR(ctx context.Context, roots []cid.Cid, produce func(put ipfs.PutFunc) error) error
+}
+
+// Reader reads what is in IPFS.
+type Reader interface {
 	ipfs.Blocks
 	// Cat reads the UnixFS file at path, a CID, from offset on: at most length
 	// bytes, or all if length is negative. The bytes are not verified.
 	Cat(ctx context.Context, path string, offset, length int64) (io.ReadCloser, error)
-	// ImportCAR stores the blocks that produce puts, and pins roots.
-	ImportCAR(ctx context.Context, roots []cid.Cid, produce func(put ipfs.PutFunc) error) error
 }
 
 // Containerd says where containerd is.

@@ -58,7 +58,7 @@ const inspectedAtOnce = 4
 // consists of, for all its platforms. It reads the documents and, of the
 // layers, what says whether they are lazy; a layer that cannot be had is
 // reported as not lazy, and no error.
-func Inspect(ctx context.Context, d Daemon, ref string) (Report, error) {
+func Inspect(ctx context.Context, d Reader, ref string) (Report, error) {
 	c, err := oci.ParseCID(ref)
 	if err != nil {
 		return Report{}, fmt.Errorf("inspect: %w", err)
@@ -70,7 +70,7 @@ func Inspect(ctx context.Context, d Daemon, ref string) (Report, error) {
 	return r, nil
 }
 
-func inspect(ctx context.Context, d Daemon, c cid.Cid) (Report, error) {
+func inspect(ctx context.Context, d Reader, c cid.Cid) (Report, error) {
 	root, err := readRoot(ctx, d, c)
 	if err != nil {
 		return Report{}, err
@@ -98,7 +98,7 @@ func blobOf(desc ocispec.Descriptor) Blob {
 	return b
 }
 
-func inspectManifest(ctx context.Context, d Daemon, n *oci.Node) (Manifest, error) {
+func inspectManifest(ctx context.Context, d Reader, n *oci.Node) (Manifest, error) {
 	m := Manifest{Blob: blobOf(n.Desc), Kind: "other"}
 	if oci.KindOf(n.Desc.MediaType) != oci.Manifest {
 		return m, nil
@@ -135,7 +135,7 @@ func inspectManifest(ctx context.Context, d Daemon, n *oci.Node) (Manifest, erro
 	return m, g.Wait()
 }
 
-func inspectLayer(ctx context.Context, d Daemon, desc ocispec.Descriptor) Layer {
+func inspectLayer(ctx context.Context, d Reader, desc ocispec.Descriptor) Layer {
 	l := Layer{Blob: blobOf(desc), Format: formatOf(ctx, desc)}
 	why := func() error {
 		if oci.KindOf(desc.MediaType) != oci.Layer {
