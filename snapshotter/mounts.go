@@ -86,14 +86,29 @@ func (s *Snapshotter) mounts(ctx context.Context, snap storage.Snapshot, info sn
 	}
 	lower := strings.Join(dirs, ":")
 	// A snapshot that a layer is unpacked into is written to through its upper
-	// directory; of the others only names are wanted, and containerd would
-	// take directories of contents for layers.
-	if _, extract := info.Labels[snapshots.LabelSnapshotRef]; lazy && !extract {
+	// directory, which containerd does by itself if all there is is one overlay;
+	// of the others only names are wanted, and it would take directories of
+	// contents for layers.
+	_, extract := info.Labels[snapshots.LabelSnapshotRef]
+	withContents := lazy && !extract
+	if withContents {
 		lower += "::" + strings.Join(s.cfg.DataDirs, "::")
 	}
 	options = append(options, "lowerdir="+lower, "index=off")
-	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+	m := []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}
+	if withContents {
+		m = append(m, onlyKernel)
+	}
+	return m, nil
 }
+
+// onlyKernel ends the mounts of what only the kernel can read. containerd 2.4
+// looks users up (/etc/passwd) without mounting, by opening an overlay's lower
+// directories itself, and would find a file's size there and none of its bytes.
+// It does not try that when it does not know the type of the last mount. To
+// mount this one is to remount with no option changed, on which containerd, of
+// every version, does nothing.
+var onlyKernel = mount.Mount{Type: "none", Source: "none", Options: []string{"remount"}}
 
 func bind(dir, how string) []mount.Mount {
 	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{how, "rbind"}}}

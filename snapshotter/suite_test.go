@@ -33,8 +33,8 @@ func (noLazy) Add(context.Context, string, string, snapshotter.Run) (int64, int6
 	return 0, 0, errNoLazy
 }
 func (noLazy) Tree(context.Context, snapshotter.Run) (string, error) { return "", errNoLazy }
-func (noLazy) TreeDir(snapshotter.Run) (string, error)              { return "", errNoLazy }
-func (noLazy) Retain([]string, []string) error                          { return nil }
+func (noLazy) TreeDir(snapshotter.Run) (string, error)               { return "", errNoLazy }
+func (noLazy) Retain([]string, []string) error                       { return nil }
 func (noLazy) Find(context.Context, string, string) (string, string, error) {
 	return "", "", errNoLazy
 }

@@ -40,6 +40,6 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), pushCommand(), pullCommand(), inspectCommand(), versionCommand())
+	root.AddCommand(serveCommand(), pushCommand(), pullCommand(), inspectCommand(), statusCommand(), versionCommand())
 	return root
 }

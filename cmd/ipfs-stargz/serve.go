@@ -148,7 +148,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
-	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Node: n, Tables: tables, Log: log}), ReadHeaderTimeout: stopTimeout}
+	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })
