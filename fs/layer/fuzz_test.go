@@ -46,7 +46,7 @@ func FuzzTOCJSON(f *testing.F) {
 		`{"name":"x","type":"reg","xattrs":{"user.a":"AA==","trusted.b":""}}`))
 	f.Fuzz(func(t *testing.T, text string) {
 		toc := &TOC{footer: footer{format: Gzip, tocStart: payload, tocEnd: payload + 1, payloadEnd: payload}}
-		checkTOC(t, toc, toc.parse(strings.NewReader(text)))
+		checkTOC(t, toc, toc.parse(strings.NewReader(text), 100))
 	})
 }
 

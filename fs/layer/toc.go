@@ -119,7 +119,7 @@ func parseTOC(ctx context.Context, f footer, blobSize int64, raw []byte, want di
 	// what is there can bear.
 	const usualEntryBytes, usualRatio = 400, 16
 	t.Entries = make([]Entry, 0, min(jsonSize, usualRatio*int64(len(raw)))/usualEntryBytes)
-	parseErr := t.parse(limited)
+	parseErr := t.parse(limited, MaxEntries)
 	if parseErr != nil && !errors.Is(parseErr, ErrLimit) && ctx.Err() == nil {
 		// That it is another TOC than the one wanted explains any other fault.
 		if _, err := io.Copy(io.Discard, limited); err != nil {
