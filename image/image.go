@@ -104,7 +104,7 @@ func unreachable(address string, err error) error {
 // and could load it, and what to configure if not.
 func checkSnapshotter(ctx context.Context, client *containerd.Client, name string) error {
 	const kind = "io.containerd.snapshotter.v1"
-	reply, err := client.IntrospectionService().Plugins(ctx, fmt.Sprintf("type==%s,id==%s", kind, name))
+	reply, err := client.IntrospectionService().Plugins(ctx, fmt.Sprintf("type==%s,id==%q", kind, name))
 	if err != nil {
 		return fmt.Errorf("ask containerd for its snapshotters: %w", err)
 	}
