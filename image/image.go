@@ -109,8 +109,8 @@ func checkSnapshotter(ctx context.Context, client *containerd.Client, name strin
 		return fmt.Errorf("ask containerd for its snapshotters: %w", err)
 	}
 	if len(reply.Plugins) == 0 {
-		return fmt.Errorf("%w: %q; add this to /etc/containerd/config.toml and restart containerd:\n\n"+
-			"[proxy_plugins.%s]\n  type = \"snapshot\"\n  address = \"/run/ipfs-stargz/ipfs-stargz.sock\"\n", ErrNoSnapshotter, name, name)
+		return fmt.Errorf("%w: %q; add this to /etc/containerd/config.toml, with the daemon's socket, and restart containerd:\n\n"+
+			"[proxy_plugins.%s]\n  type = \"snapshot\"\n  address = \"/run/ipfs-stargz/ipfs-stargz.sock\"", ErrNoSnapshotter, name, name)
 	}
 	for _, p := range reply.Plugins {
 		if p.InitErr != nil {
