@@ -37,6 +37,7 @@ func (c *Client) Get(ctx context.Context, cids []cid.Cid, fn func(cid.Cid, []byt
 	g, gctx := errgroup.WithContext(watched)
 	g.SetLimit(parallelGets)
 	var mu sync.Mutex // one call of fn at a time
+	var fnErr error   // no call of fn after it
 	had := make(map[cid.Cid]bool, len(want))
 	for _, id := range want {
 		if gctx.Err() != nil {
@@ -49,13 +50,17 @@ func (c *Client) Get(ctx context.Context, cids []cid.Cid, fn func(cid.Cid, []byt
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if err := gctx.Err(); err != nil {
-				return err
+			if fnErr == nil {
+				fnErr = gctx.Err()
+			}
+			if fnErr != nil {
+				return fnErr
 			}
 			had[id] = true
 			watch.Leave()
 			defer watch.Enter()
-			return fn(id, data)
+			fnErr = fn(id, data)
+			return fnErr
 		})
 	}
 	err = g.Wait()
