@@ -115,7 +115,7 @@ func (r *chunkReader) read(format Format, c Chunk, dst []byte) error {
 		if err := r.zstd.Reset(&r.in); err != nil {
 			return fmt.Errorf("decompress: %w", err)
 		}
-		defer r.zstd.Reset(nil)
+		defer func() { _ = r.zstd.Reset(nil) }() // so that it holds nothing of ctx and src
 		plain = r.zstd
 	default:
 		return fmt.Errorf("unknown %v", format)

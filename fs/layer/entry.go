@@ -20,7 +20,10 @@ const (
 )
 
 // Entry is one name of a layer, checked against the limits of docs/security:
-// no "..", no NUL, no component over 255 bytes, no overlay xattrs.
+// no "..", no NUL, no component over 255 bytes, no overlay xattrs. What holds
+// between entries is for the tree to check: that the target of a hard link
+// exists, and that what another name lies below is a directory. As in a tar, a
+// directory's entry can come after its contents, or never.
 type Entry struct {
 	// Name is the path in the layer: clean, slash-separated, relative, in any
 	// bytes but NUL; "" is the root directory. Whiteouts keep their ".wh."

@@ -47,9 +47,6 @@ const (
 	legacyFooterSize = estargz.FooterSize - 4
 	// externalFooterSize is that of eStargz whose TOC is another blob.
 	externalFooterSize = 46
-	// maxFooterSize is that of zstd:chunked as containers/storage writes it
-	// since 1.50, with the header of its skippable frame.
-	maxFooterSize = 64 + skippableHeaderSize
 
 	skippableHeaderSize = 8
 )

@@ -97,7 +97,7 @@ func Load(dir string) (*Index, error) {
 	}
 	x, err := parseIndex(data)
 	if err != nil {
-		unix.Munmap(data)
+		_ = unix.Munmap(data)
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, f.Name(), err)
 	}
 	x.unmap = func() error { return unix.Munmap(data) }

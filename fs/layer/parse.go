@@ -13,8 +13,8 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer/internal/tocjson"
 )
 
-// parse fills t from the TOC's JSON.
-func (t *TOC) parse(r io.Reader) error {
+// parse fills t from the TOC's JSON, of at most maxEntries entries.
+func (t *TOC) parse(r io.Reader, maxEntries int) error {
 	p := parser{toc: t, objects: make(map[Key]int)}
 	d := tocjson.NewDecoder(r)
 	var e tocjson.Entry
@@ -32,8 +32,8 @@ func (t *TOC) parse(r io.Reader) error {
 		case err != nil:
 			return err
 		}
-		if n == MaxEntries {
-			return fmt.Errorf("%w: more than %d entries", ErrLimit, MaxEntries)
+		if n == maxEntries {
+			return fmt.Errorf("%w: more than %d entries", ErrLimit, maxEntries)
 		}
 		if err := p.add(&e); err != nil {
 			return err

@@ -15,9 +15,9 @@ import (
 )
 
 // Save writes what is needed to mount the layer again to dir, which it makes
-// if it is missing: an index for [Load], and the TOC for [LoadTOC]. It is on
-// the disk, whole, when Save returns nil; an earlier one is replaced at once.
-// One layer has one directory.
+// if it is missing: an index for [Load], and the TOC for [LoadTOC]. They are
+// one file, whole and on the disk when Save returns nil, which replaces an
+// earlier one at once. One layer has one directory.
 func Save(dir string, toc *TOC) (err error) {
 	if len(toc.raw) == 0 {
 		return errors.New("save layer index: the table of contents was not read from a layer")

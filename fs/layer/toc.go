@@ -106,7 +106,7 @@ func parseTOC(ctx context.Context, f footer, blobSize int64, raw []byte, want di
 			return nil, fmt.Errorf("%w: want %s, but only sha256 is known", ErrTOCDigest, want)
 		}
 	}
-	plain, err := openTOC(f, raw)
+	plain, jsonSize, err := openTOC(f, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,11 @@ func parseTOC(ctx context.Context, f footer, blobSize int64, raw []byte, want di
 	limited := &limitedReader{ctx: ctx, r: io.TeeReader(plain, hash), left: MaxTOCJSONBytes}
 
 	t := &TOC{Format: f.format, BlobSize: blobSize, footer: f, raw: raw}
-	parseErr := t.parse(limited)
+	// Room for about as many entries as come, not trusting jsonSize further than
+	// what is there can bear.
+	const usualEntryBytes, usualRatio = 400, 16
+	t.Entries = make([]Entry, 0, min(jsonSize, usualRatio*int64(len(raw)))/usualEntryBytes)
+	parseErr := t.parse(limited, MaxEntries)
 	if parseErr != nil && !errors.Is(parseErr, ErrLimit) && ctx.Err() == nil {
 		// That it is another TOC than the one wanted explains any other fault.
 		if _, err := io.Copy(io.Discard, limited); err != nil {
@@ -132,31 +136,31 @@ func parseTOC(ctx context.Context, f footer, blobSize int64, raw []byte, want di
 	return t, nil
 }
 
-// openTOC returns a reader of the TOC's JSON.
-func openTOC(f footer, raw []byte) (io.ReadCloser, error) {
+// openTOC returns a reader of the TOC's JSON, and how long that claims to be.
+func openTOC(f footer, raw []byte) (io.ReadCloser, int64, error) {
 	if f.format == Zstd {
 		plain, err := newZstdReader(raw, f.jsonSize)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+			return nil, 0, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-		return plain, nil
+		return plain, f.jsonSize, nil
 	}
 	zr, err := gzip.NewReader(bytes.NewReader(raw))
 	if err != nil {
-		return nil, fmt.Errorf("%w: it is not compressed with gzip: %w", ErrInvalid, err)
+		return nil, 0, fmt.Errorf("%w: it is not compressed with gzip: %w", ErrInvalid, err)
 	}
 	zr.Multistream(false)
 	tr := tar.NewReader(zr)
 	h, err := tr.Next()
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: it is not in a tar: %w", ErrInvalid, err)
+		return nil, 0, fmt.Errorf("%w: it is not in a tar: %w", ErrInvalid, err)
 	case h.Name != estargz.TOCTarName:
-		return nil, fmt.Errorf("%w: the footer points at a file named %q, not at %s", ErrInvalid, h.Name, estargz.TOCTarName)
+		return nil, 0, fmt.Errorf("%w: the footer points at a file named %q, not at %s", ErrInvalid, h.Name, estargz.TOCTarName)
 	case h.Size > MaxTOCJSONBytes:
-		return nil, fmt.Errorf("%w: %d bytes of JSON, at most %d", ErrLimit, h.Size, MaxTOCJSONBytes)
+		return nil, 0, fmt.Errorf("%w: %d bytes of JSON, at most %d", ErrLimit, h.Size, MaxTOCJSONBytes)
 	}
-	return io.NopCloser(tr), nil
+	return io.NopCloser(tr), h.Size, nil
 }
 
 // limitedReader reads at most left bytes from r, then fails with ErrLimit, and

@@ -127,7 +127,7 @@ func everything() []file {
 		reg("empty", nil),
 		dir("data"),
 	}
-	for i, n := range []int{1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3 << 20} {
+	for i, n := range []int{1, 1 << 20, 1<<20 + 1, 2<<20 + 5} {
 		files = append(files, reg(fmt.Sprintf("data/%d", i), contents(uint64(i), n)))
 	}
 	return files
@@ -312,7 +312,7 @@ func TestConvertLosesNothing(t *testing.T) {
 	for name, o := range map[string]Options{
 		"defaults":    {},
 		"small chunk": {ChunkSize: 64 << 10, Level: 1},
-		"prioritized": {Prioritized: []string{"data/4", "bin/hard", "etc/missing", "type-changes"}},
+		"prioritized": {Prioritized: []string{"data/3", "bin/hard", "etc/missing", "type-changes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := convert(t, plain, o)
@@ -378,7 +378,7 @@ func tocEquals(t *testing.T, blob []byte, tree map[string]inode) {
 }
 
 func TestConvertIsDeterministic(t *testing.T) {
-	plain := makeTar(t, everything())
+	plain, o := makeTar(t, everything()), Options{Level: 1, ChunkSize: 256 << 10}
 	var zipped, zstded bytes.Buffer
 	zw := gzip.NewWriter(&zipped)
 	zw.Write(plain)
@@ -389,16 +389,14 @@ func TestConvertIsDeterministic(t *testing.T) {
 	}
 	ze.Write(plain)
 	ze.Close()
-	want := convert(t, plain, Options{})
-	for range 3 {
-		for name, b := range map[string][]byte{"tar": plain, "gzip": zipped.Bytes(), "zstd": zstded.Bytes()} {
-			if got := convert(t, b, Options{}); !bytes.Equal(got, want) {
-				t.Errorf("%s: other bytes", name)
-			}
+	want := convert(t, plain, o)
+	for name, b := range map[string][]byte{"tar": plain, "gzip": zipped.Bytes(), "zstd": zstded.Bytes()} {
+		if got := convert(t, b, o); !bytes.Equal(got, want) {
+			t.Errorf("%s: other bytes", name)
 		}
 	}
 	// What was converted once converts to the same again.
-	if got := convert(t, want, Options{}); !bytes.Equal(got, want) {
+	if got := convert(t, want, o); !bytes.Equal(got, want) {
 		t.Error("converted twice: other bytes")
 	}
 }
@@ -410,8 +408,10 @@ func TestConvertManyEmptyFiles(t *testing.T) {
 	for i := range 5000 {
 		files = append(files, file{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprintf("link-%d", i), Linkname: "one"}})
 	}
-	plain := makeTar(t, files)
-	sameTree(t, unpack(t, gunzip(t, convert(t, plain, Options{}))), unpack(t, plain))
+	toc, err := layer.ReadTOC(context.Background(), source(convert(t, makeTar(t, files), Options{})), "")
+	if err != nil || len(toc.Entries) != len(files) {
+		t.Errorf("%d entries, %v", len(toc.Entries), err)
+	}
 	// And a layer of nothing.
 	convert(t, makeTar(t, nil), Options{})
 }
