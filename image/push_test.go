@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,9 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	nerdctlipfs "github.com/containerd/stargz-snapshotter/ipfs"
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multiaddr/net"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -203,73 +199,6 @@ func TestPushCancelled(t *testing.T) {
 		t.Errorf("Push = %v", err)
 	}
 	noTemp(t, temp)
-}
-
-// TestNerdctlReads reads a pushed image with the client code of nerdctl.
-func TestNerdctlReads(t *testing.T) {
-	ctx := context.Background()
-	d := newDaemon()
-	result := push(t, d, twoPlatforms(t, ""))
-
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api/v0/cat", func(w http.ResponseWriter, r *http.Request) {
-		rc, err := d.Cat(r.Context(), strings.TrimPrefix(r.URL.Query().Get("arg"), "/ipfs/"), 0, -1)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		defer rc.Close()
-		if _, err := io.Copy(w, rc); err != nil {
-			t.Error(err)
-		}
-	})
-	srv := httptest.NewServer(mux)
-	defer srv.Close()
-	defer http.DefaultClient.CloseIdleConnections() // nerdctl's client uses it
-	addr, err := manet.FromNetAddr(srv.Listener.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	repo := t.TempDir()
-	if err := os.WriteFile(filepath.Join(repo, "api"), []byte(addr.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	resolver, err := nerdctlipfs.NewResolver(nerdctlipfs.ResolverOptions{Scheme: "ipfs", IPFSPath: repo})
-	if err != nil {
-		t.Fatal(err)
-	}
-	name, root, err := resolver.Resolve(ctx, result.CID.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	fetcher, err := resolver.Fetcher(ctx, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	index, err := oci.ReadIndex(ctx, fetcher, root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, desc := range index.Manifests {
-		m, err := oci.ReadManifest(ctx, fetcher, desc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := oci.ReadConfig(ctx, fetcher, m); err != nil {
-			t.Fatal(err)
-		}
-		for _, l := range m.Layers {
-			rc, err := fetcher.Fetch(ctx, l)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := digest.FromReader(rc)
-			rc.Close()
-			if err != nil || got != l.Digest {
-				t.Errorf("layer %s: %s, %v", l.Digest, got, err)
-			}
-		}
-	}
 }
 
 // TestRootIsNerdctls checks the root to the letter: a descriptor with its URL.
