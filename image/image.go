@@ -109,13 +109,13 @@ func unreachable(address string, err error) error {
 // and could load it, and what to configure if not.
 func checkSnapshotter(ctx context.Context, client *containerd.Client, name string) error {
 	const kind = "io.containerd.snapshotter.v1"
-	reply, err := client.IntrospectionService().Plugins(ctx, fmt.Sprintf("type==%s,id==%s", kind, name))
+	reply, err := client.IntrospectionService().Plugins(ctx, fmt.Sprintf("type==%s,id==%q", kind, name))
 	if err != nil {
 		return fmt.Errorf("ask containerd for its snapshotters: %w", err)
 	}
 	if len(reply.Plugins) == 0 {
-		return fmt.Errorf("%w: %q; add this to /etc/containerd/config.toml and restart containerd:\n\n"+
-			"[proxy_plugins.%s]\n  type = \"snapshot\"\n  address = \"/run/ipfs-stargz/ipfs-stargz.sock\"\n", ErrNoSnapshotter, name, name)
+		return fmt.Errorf("%w: %q; add this to /etc/containerd/config.toml, with the daemon's socket, and restart containerd:\n\n"+
+			"[proxy_plugins.%s]\n  type = \"snapshot\"\n  address = \"/run/ipfs-stargz/ipfs-stargz.sock\"", ErrNoSnapshotter, name, name)
 	}
 	for _, p := range reply.Plugins {
 		if p.InitErr != nil {

@@ -55,15 +55,12 @@ type PullResult struct {
 // Pull makes the image under a root CID an image of containerd's. Only the
 // documents of one platform are fetched; the layers are left to the snapshotter,
 // and those that it cannot mount lazily are fetched and unpacked by containerd.
-func Pull(ctx context.Context, o PullOptions) (PullResult, error) {
-	result, err := pull(ctx, o)
-	if err != nil {
-		return PullResult{}, fmt.Errorf("pull %s: %w", o.Ref, err)
-	}
-	return result, nil
-}
-
-func pull(ctx context.Context, o PullOptions) (PullResult, error) {
+func Pull(ctx context.Context, o PullOptions) (_ PullResult, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("pull %s: %w", o.Ref, err)
+		}
+	}()
 	c, err := oci.ParseCID(o.Ref)
 	if err != nil {
 		return PullResult{}, err
@@ -77,12 +74,6 @@ func pull(ctx context.Context, o PullOptions) (PullResult, error) {
 	if o.Progress == nil {
 		o.Progress = progress.Discard()
 	}
-	platform := platforms.DefaultSpec()
-	if o.Platform != "" {
-		if platform, err = platforms.Parse(o.Platform); err != nil {
-			return PullResult{}, fmt.Errorf("platform %q: %w", o.Platform, err)
-		}
-	}
 	ctx, client, err := o.Containerd.connect(ctx)
 	if err != nil {
 		return PullResult{}, err
@@ -91,7 +82,17 @@ func pull(ctx context.Context, o PullOptions) (PullResult, error) {
 	if err := checkSnapshotter(ctx, client, o.Snapshotter); err != nil {
 		return PullResult{}, err
 	}
+	return pull(ctx, client, c, o)
+}
 
+// pull does what Pull says with a client that is connected.
+func pull(ctx context.Context, client *containerd.Client, c cid.Cid, o PullOptions) (_ PullResult, err error) {
+	platform := platforms.DefaultSpec()
+	if o.Platform != "" {
+		if platform, err = platforms.Parse(o.Platform); err != nil {
+			return PullResult{}, fmt.Errorf("platform %q: %w", o.Platform, err)
+		}
+	}
 	t := &transfer{options: o, cid: c, store: client.ContentStore(), depth: make(map[digest.Digest]int)}
 	if o.Platform != "" {
 		t.platform = platforms.Only(platform)

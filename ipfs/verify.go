@@ -58,7 +58,7 @@ func Request(cids []cid.Cid, fn func(c cid.Cid, data []byte) error) ([]cid.Cid, 
 			continue
 		}
 		seen[c] = struct{}{}
-		data, ok := known(c)
+		data, ok := Known(c)
 		if !ok {
 			want = append(want, c)
 			continue
@@ -70,9 +70,10 @@ func Request(cids []cid.Cid, fn func(c cid.Cid, data []byte) error) ([]cid.Cid, 
 	return want, nil
 }
 
-// known returns the block of a CID that carries its data (the identity
-// function), and the empty block, which bitswap does not send.
-func known(c cid.Cid) ([]byte, bool) {
+// Known returns a block that follows from its CID alone, so that nobody needs
+// to hold it: one that the CID carries (the identity function), and the empty
+// one, which bitswap does not send.
+func Known(c cid.Cid) ([]byte, bool) {
 	h, err := multihash.Decode(c.Hash())
 	if err != nil {
 		return nil, false

@@ -111,7 +111,7 @@ func Run(ctx context.Context, job Job) (Result, error) {
 		return Result{}, fmt.Errorf("index %s has no entries, there is nothing to push: %w", job.Root.Digest, oci.ErrInvalid)
 	}
 	r.result.Root = *root
-	r.list(*root)
+	r.list(*root, make(map[digest.Digest]bool))
 	return r.result, nil
 }
 
@@ -120,7 +120,7 @@ type run struct {
 	Job
 	source remotes.Fetcher
 	picked map[*oci.Node]bool
-	slots  *semaphore.Weighted // layers in work at once
+	slots  *semaphore.Weighted // blobs converted or stored at once
 
 	mu       sync.Mutex
 	blobs    map[digest.Digest]*blob   // of the result

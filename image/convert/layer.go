@@ -134,7 +134,7 @@ func (r *run) convertLayer(ctx context.Context, desc ocispec.Descriptor) (layer,
 // tryConvert verifies the layer's bytes, then converts them unless they are
 // lazy already or cannot be converted. The words tell which.
 func (r *run) tryConvert(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, kept layer, task progress.Task) (layer, string, error) {
-	if err := verify(ctx, desc, ra, task); err != nil {
+	if err := verify(ctx, desc, ra); err != nil {
 		return layer{}, "", err
 	}
 	format, toc, err := estargz.IsStargz(ctx, source{ra})
@@ -153,7 +153,7 @@ func (r *run) tryConvert(ctx context.Context, desc ocispec.Descriptor, ra conten
 	default:
 		return layer{}, "", fmt.Errorf("layer %s: %w", desc.Digest, err)
 	}
-	made, err := r.write(ctx, desc, ra)
+	made, err := r.write(ctx, desc, ra, task)
 	if err != nil {
 		if ctx.Err() != nil || isEnvironment(err) {
 			return layer{}, "", fmt.Errorf("convert layer %s: %w", desc.Digest, err)
@@ -167,18 +167,16 @@ func (r *run) tryConvert(ctx context.Context, desc ocispec.Descriptor, ra conten
 
 // verify reads the layer through once, so that nothing is built on bytes that
 // are not those of its digest.
-func verify(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, task progress.Task) error {
+func verify(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) error {
 	verifier := desc.Digest.Verifier()
 	const step = 4 << 20 // bytes between two looks at ctx
 	for off := int64(0); off < desc.Size; off += step {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := io.Copy(verifier, io.NewSectionReader(ra, off, min(step, desc.Size-off)))
-		if err != nil {
+		if _, err := io.Copy(verifier, io.NewSectionReader(ra, off, min(step, desc.Size-off))); err != nil {
 			return fmt.Errorf("read layer %s: %w", desc.Digest, err)
 		}
-		task.Add(n)
 	}
 	if !verifier.Verified() {
 		return fmt.Errorf("layer %s: its bytes have another digest: %w", desc.Digest, oci.ErrInvalid)
@@ -186,14 +184,15 @@ func verify(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, t
 	return nil
 }
 
-// write converts the layer into the job's directory.
-func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) (layer, error) {
+// write converts the layer into the job's directory. Of the conversion only what
+// it reads can be seen from here; the rest of its time is compression.
+func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, task progress.Task) (layer, error) {
 	w, err := r.work().create()
 	if err != nil {
 		return layer{}, err
 	}
 	defer w.discard()
-	info, err := r.Layer(ctx, io.NewSectionReader(ra, 0, desc.Size), w)
+	info, err := r.Layer(ctx, io.NewSectionReader(watched{ra, task}, 0, desc.Size), w)
 	if err != nil {
 		return layer{}, err
 	}
@@ -206,6 +205,18 @@ func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.Rea
 		mediaType: ocispec.MediaTypeImageLayerGzip,
 		digest:    sum, size: w.size, from: r.work(),
 	}, nil
+}
+
+// watched counts what is read towards a task.
+type watched struct {
+	io.ReaderAt
+	task progress.Task
+}
+
+func (w watched) ReadAt(p []byte, off int64) (int, error) {
+	n, err := w.ReaderAt.ReadAt(p, off)
+	w.task.Add(int64(n))
+	return n, err
 }
 
 // source is a layer's blob as package estargz reads it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -31,13 +32,17 @@ func (r *run) store(ctx context.Context, desc ocispec.Descriptor, from content.P
 	}
 	// Other ipfs:// URLs would be of other CIDs, perhaps of another push.
 	desc.URLs = append([]string{oci.URL(b.cid)}, slices.DeleteFunc(slices.Clone(desc.URLs), func(u string) bool {
-		return len(u) >= 7 && u[:7] == "ipfs://"
+		return strings.HasPrefix(u, "ipfs://")
 	})...)
 	return &desc, nil
 }
 
 // put hands the bytes of desc over, and verifies them on the way.
 func (r *run) put(ctx context.Context, desc ocispec.Descriptor, from content.Provider, b *blob) error {
+	if err := r.slots.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.slots.Release(1)
 	ra, err := open(ctx, from, desc)
 	if err != nil {
 		return err
@@ -58,14 +63,15 @@ func (r *run) put(ctx context.Context, desc ocispec.Descriptor, from content.Pro
 	return nil
 }
 
-// list notes the blobs of the result below desc, children first.
-func (r *run) list(desc ocispec.Descriptor) {
-	if slices.ContainsFunc(r.result.Blobs, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
+// list notes the blobs of the result from desc down, children first.
+func (r *run) list(desc ocispec.Descriptor, listed map[digest.Digest]bool) {
+	if listed[desc.Digest] {
 		return
 	}
+	listed[desc.Digest] = true
 	b := r.blobs[desc.Digest]
 	for _, c := range b.children {
-		r.list(c)
+		r.list(c, listed)
 	}
 	r.result.Blobs = append(r.result.Blobs, desc)
 	r.result.CIDs = append(r.result.CIDs, b.cid)

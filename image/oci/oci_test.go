@@ -160,6 +160,38 @@ func FuzzParseRoot(f *testing.F) {
 	})
 }
 
+// FuzzDocuments reads any bytes as each kind of document.
+func FuzzDocuments(f *testing.F) {
+	b := blobs{}
+	b.index(f, on(b.image(f, "amd64"), "linux", "amd64"))
+	for _, data := range b {
+		f.Add(data)
+	}
+	f.Add([]byte(`{"config":{"digest":"sha256:x"},"layers":[{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ctx := context.Background()
+		b := blobs{}
+		index := b.add(t, ocispec.MediaTypeImageIndex, data)
+		manifest := b.add(t, ocispec.MediaTypeImageManifest, data)
+		if tree, err := ReadTree(ctx, b.fetcher(), index); err == nil {
+			// The entries are not there, but nothing else may go wrong.
+			for _, choice := range []Choice{{}, {All: true}, {Platforms: []string{"linux/arm64"}}} {
+				if _, err := choice.Pick(ctx, b.fetcher(), tree); err != nil && !errors.Is(err, ErrNoPlatform) && !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("Pick = %v", err)
+				}
+			}
+		}
+		m, err := ReadManifest(ctx, b.fetcher(), manifest)
+		if err != nil {
+			return
+		}
+		m.Config = b.add(t, ocispec.MediaTypeImageConfig, data)
+		if c, err := ReadConfig(ctx, b.fetcher(), m); err == nil && len(c.RootFS.DiffIDs) != len(m.Layers) {
+			t.Errorf("%d diff IDs for %d layers", len(c.RootFS.DiffIDs), len(m.Layers))
+		}
+	})
+}
+
 func TestParseCID(t *testing.T) {
 	for _, s := range []string{rawCID, "ipfs://" + rawCID, "/ipfs/" + rawCID, "ipfs://" + pbCID, "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"} {
 		if _, err := ParseCID(s); err != nil {

@@ -24,7 +24,7 @@ func (b *bars) Task(name string, total int64) Task {
 			decor.Name(name, decor.WCSyncSpaceR),
 			decor.Counters(decor.SizeB1024(0), "% .1f / % .1f", decor.WCSyncSpace),
 		),
-		mpb.AppendDecorators(end),
+		mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO, decor.WCSyncSpace), decor.Name(" "), end),
 	)
 	return t
 }

@@ -257,11 +257,15 @@ func testCancelledWhile(t *testing.T, f Fixture) {
 	f.Put(t, have)
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
+	called := false
 	err := f.Blocks.Get(ctx, []cid.Cid{have.Cid(), gone}, func(cid.Cid, []byte) error {
+		called = true
 		cancel()
 		return nil
 	})
-	if !errors.Is(err, context.Canceled) {
+	if !called { // it knew at once that the other is nowhere
+		wantUnavailable(t, err, gone)
+	} else if !errors.Is(err, context.Canceled) {
 		t.Errorf("Get: %v, want context.Canceled", err)
 	}
 }

@@ -176,10 +176,14 @@ func fullAddrs(id peer.ID, addrs []ma.Multiaddr) []string {
 	return out
 }
 
-// Has tells whether the node holds the block of c itself.
+// Has tells whether the node holds the block of c itself, as far as can be seen
+// without reading it.
 func (n *Node) Has(ctx context.Context, c cid.Cid) (bool, error) {
 	if err := ipfs.CheckCID(c); err != nil {
 		return false, err
+	}
+	if _, ok := ipfs.Known(c); ok {
+		return true, nil
 	}
 	return n.store.Has(ctx, c)
 }
@@ -187,15 +191,19 @@ func (n *Node) Has(ctx context.Context, c cid.Cid) (bool, error) {
 // Put stores blocks and serves them from then on. Each is verified first. They
 // are on the disk for certain after [Node.Sync].
 func (n *Node) Put(ctx context.Context, bs ...blocks.Block) error {
+	keep := make([]blocks.Block, 0, len(bs))
 	for _, b := range bs {
 		if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
 			return err
 		}
+		if _, ok := ipfs.Known(b.Cid()); !ok {
+			keep = append(keep, b)
+		}
 	}
-	if err := n.store.PutMany(ctx, bs); err != nil {
+	if err := n.store.PutMany(ctx, keep); err != nil {
 		return err
 	}
-	return n.bitswap.NotifyNewBlocks(ctx, bs...)
+	return n.bitswap.NotifyNewBlocks(ctx, keep...)
 }
 
 // Sync returns when all blocks put before are on stable storage.
