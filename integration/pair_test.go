@@ -20,8 +20,12 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
-// binary builds the ipfs-stargz under test, once for all tests.
-var binary = sync.OnceValues(func() (string, error) { return testbed.Build(context.Background(), true) })
+// The ipfs-stargz under test is built once for all tests: daemons with the race
+// detector, what they are driven with without, since it compresses images.
+var (
+	binary = sync.OnceValues(func() (string, error) { return testbed.Build(context.Background(), false) })
+	daemon = sync.OnceValues(func() (string, error) { return testbed.Build(context.Background(), true) })
+)
 
 // pair is two nodes that know each other: a pushes, b pulls.
 type pair struct {
@@ -39,7 +43,11 @@ func newPair(t *testing.T, o testbed.Options, conf testbed.DaemonConfig) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Nodes, o.Binary = 2, bin
+	racy, err := daemon()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Nodes, o.Binary, o.Daemon = 2, bin, racy
 	p := &pair{Bed: newBed(t, o), t: t}
 	p.a, p.b = p.Nodes[0], p.Nodes[1]
 	for _, n := range p.Nodes {

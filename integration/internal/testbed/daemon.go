@@ -63,7 +63,7 @@ func (n *Node) StartDaemon(ctx context.Context, c DaemonConfig) error {
 	if err := n.writeDaemonConfig(c); err != nil {
 		return err
 	}
-	cmd := exec.Command(n.bed.binary, "serve", "--config", n.daemonConfig())
+	cmd := exec.Command(n.bed.daemon, "serve", "--config", n.daemonConfig())
 	cmd.Env = n.env()
 	p, err := startProcess(ctx, n.Namespace, cmd, filepath.Join(n.Dir, "d.notify"), n.DaemonLog())
 	if err != nil {

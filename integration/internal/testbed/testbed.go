@@ -9,6 +9,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -35,6 +36,8 @@ type Options struct {
 	// Binary is the ipfs-stargz under test. A bed whose daemons are never
 	// started needs none.
 	Binary string
+	// Daemon is the one that daemons are started from; the default is Binary.
+	Daemon string
 	// Parent is where the bed's folder is made; the default is /var/tmp.
 	Parent string
 }
@@ -51,6 +54,7 @@ type Bed struct {
 	id     string
 	record string // symbolic link to Dir, by which a broken run is found
 	binary string
+	daemon string
 	tools  string // folder of containerd
 }
 
@@ -60,12 +64,15 @@ func New(o Options) (_ *Bed, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bed{binary: o.Binary}
+	b := &Bed{binary: o.Binary, daemon: cmp.Or(o.Daemon, o.Binary)}
 	if b.tools, err = containerdDir(root); err != nil {
 		return nil, err
 	}
 	if b.binary != "" {
 		if b.binary, err = filepath.Abs(b.binary); err != nil {
+			return nil, err
+		}
+		if b.daemon, err = filepath.Abs(b.daemon); err != nil {
 			return nil, err
 		}
 	}
