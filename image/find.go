@@ -79,13 +79,13 @@ func (r fileReader) Cat(ctx context.Context, path string, offset, length int64) 
 	if length < 0 {
 		length = f.Size()
 	}
-	return io.NopCloser(io.NewSectionReader(fileAt{ctx, f}, offset, length)), nil
+	return io.NopCloser(io.NewSectionReader(contextAt{ctx, f}, offset, length)), nil
 }
 
-// fileAt reads a file of IPFS on one context.
-type fileAt struct {
+// contextAt reads a file of IPFS on one context.
+type contextAt struct {
 	ctx  context.Context
 	file *ipfs.File
 }
 
-func (r fileAt) ReadAt(p []byte, off int64) (int, error) { return r.file.ReadAt(r.ctx, p, off) }
+func (r contextAt) ReadAt(p []byte, off int64) (int, error) { return r.file.ReadAt(r.ctx, p, off) }

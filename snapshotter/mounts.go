@@ -64,51 +64,41 @@ func (s *Snapshotter) lowers(ctx context.Context, parentIDs []string) (dirs []st
 }
 
 // mounts returns the mount of an active snapshot or a view.
+//
+// An overlay with lazy layers in it is mounted here, and what is returned is a
+// bind mount of it. containerd and others do more with an overlay's options
+// than to mount them: they split them at colons, shorten them, read users'
+// names out of lower directories (containerd 2.4), and an empty name among
+// them, or a file that says its size and has no contents, is beyond them all.
 func (s *Snapshotter) mounts(ctx context.Context, snap storage.Snapshot, info snapshots.Info) ([]mount.Mount, error) {
 	dirs, lazy, err := s.lowers(ctx, snap.ParentIDs)
 	if err != nil {
 		return nil, err
 	}
+	how := "rw"
+	if snap.Kind == snapshots.KindView {
+		how = "ro"
+	}
+	// A layer is unpacked straight into the upper directory of an overlay that
+	// is never mounted.
+	_, extract := info.Labels[snapshots.LabelSnapshotRef]
 	switch {
 	case len(dirs) == 0:
-		// overlayfs wants a lower directory.
-		how := "rw"
-		if snap.Kind == snapshots.KindView {
-			how = "ro"
+		return bind(s.upper(snap.ID), how), nil // overlayfs wants a lower directory
+	case lazy && !extract:
+		if err := s.mountOverlay(snap, dirs); err != nil {
+			return nil, err
 		}
-		return bind(s.upper(snap.ID), how), nil
-	case len(dirs) == 1 && !lazy && snap.Kind == snapshots.KindView:
-		return bind(dirs[0], "ro"), nil
+		return bind(s.merged(snap.ID), how), nil
+	case len(dirs) == 1 && snap.Kind == snapshots.KindView && !lazy:
+		return bind(dirs[0], how), nil
 	}
-	var options []string
+	options := []string{"index=off", "lowerdir=" + strings.Join(dirs, ":")}
 	if snap.Kind == snapshots.KindActive {
 		options = append(options, "workdir="+s.work(snap.ID), "upperdir="+s.upper(snap.ID))
 	}
-	lower := strings.Join(dirs, ":")
-	// A snapshot that a layer is unpacked into is written to through its upper
-	// directory, which containerd does by itself if all there is is one overlay;
-	// of the others only names are wanted, and it would take directories of
-	// contents for layers.
-	_, extract := info.Labels[snapshots.LabelSnapshotRef]
-	withContents := lazy && !extract
-	if withContents {
-		lower += "::" + strings.Join(s.cfg.DataDirs, "::")
-	}
-	options = append(options, "lowerdir="+lower, "index=off")
-	m := []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}
-	if withContents {
-		m = append(m, onlyKernel)
-	}
-	return m, nil
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
 }
-
-// onlyKernel ends the mounts of what only the kernel can read. containerd 2.4
-// looks users up (/etc/passwd) without mounting, by opening an overlay's lower
-// directories itself, and would find a file's size there and none of its bytes.
-// It does not try that when it does not know the type of the last mount. To
-// mount this one is to remount with no option changed, on which containerd, of
-// every version, does nothing.
-var onlyKernel = mount.Mount{Type: "none", Source: "none", Options: []string{"remount"}}
 
 func bind(dir, how string) []mount.Mount {
 	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{how, "rbind"}}}

@@ -114,7 +114,9 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 			_, _, err := storage.Remove(ctx, key)
 			return err
 		})
-		_ = os.RemoveAll(s.dir(snap.ID))
+		if s.unmountOverlay(snap.ID) == nil {
+			_ = os.RemoveAll(s.dir(snap.ID))
+		}
 		return nil, err
 	}
 	return m, nil

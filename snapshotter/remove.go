@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,7 +27,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		return err
 	}
 	s.records.Delete(id)
-	if err := s.sweep(ctx); err != nil {
+	if err := errors.Join(s.unmountOverlay(id), s.sweep(ctx)); err != nil {
 		// The snapshot is gone all the same; the next sweep tries again.
 		s.cfg.Log.Warn("remove what the snapshot used", "snapshot", key, "error", err)
 	}
@@ -54,6 +55,10 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 		for _, d := range dirs {
 			if _, ok := ids[d.Name()]; ok {
 				continue
+			}
+			// What is mounted is not for us to delete.
+			if err := s.unmountOverlay(d.Name()); err != nil {
+				return err
 			}
 			bin, err := os.MkdirTemp(trash, "")
 			if err != nil {

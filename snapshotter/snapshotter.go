@@ -14,6 +14,7 @@
 //	metadata.db   containerd's own store of names, parents and labels
 //	s/<id>/fs     upper directory of a normal snapshot
 //	s/<id>/work   overlayfs' work directory
+//	s/<id>/m      where its overlay is mounted, if lazy layers are in it
 //	s/<id>/lazy   a lazy snapshot's record, JSON
 package snapshotter
 
@@ -91,6 +92,8 @@ type Snapshotter struct {
 	// in the metadata yet, and for writing while what is unused is removed.
 	use     sync.RWMutex
 	pending pendingSet
+
+	mounting sync.Mutex // of overlays, so that each is mounted once
 
 	records sync.Map // snapshot id → *record, or nil for a normal snapshot
 
@@ -194,6 +197,7 @@ func empty(ctx context.Context) bool {
 	return errdefs.IsNotFound(err)
 }
 
-func (s *Snapshotter) dir(id string) string   { return filepath.Join(s.cfg.Root, "s", id) }
-func (s *Snapshotter) upper(id string) string { return filepath.Join(s.dir(id), "fs") }
-func (s *Snapshotter) work(id string) string  { return filepath.Join(s.dir(id), "work") }
+func (s *Snapshotter) dir(id string) string    { return filepath.Join(s.cfg.Root, "s", id) }
+func (s *Snapshotter) upper(id string) string  { return filepath.Join(s.dir(id), "fs") }
+func (s *Snapshotter) merged(id string) string { return filepath.Join(s.dir(id), "m") }
+func (s *Snapshotter) work(id string) string   { return filepath.Join(s.dir(id), "work") }
