@@ -11,6 +11,7 @@ package ipfs
 import (
 	"context"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 )
 
@@ -32,3 +33,7 @@ type Blocks interface {
 	// implementation's own bounded time.
 	Get(ctx context.Context, cids []cid.Cid, fn func(c cid.Cid, data []byte) error) error
 }
+
+// PutFunc stores one block. The block's CID is taken as it is: whoever stores
+// blocks of others checks them with [Verify] first.
+type PutFunc func(ctx context.Context, b blocks.Block) error

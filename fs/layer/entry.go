@@ -1,8 +1,9 @@
 package layer
 
 import (
-	"encoding/hex"
 	"time"
+
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 )
 
 // Type is the kind of a TOC entry's inode.
@@ -45,21 +46,8 @@ type Xattr struct {
 	Value []byte
 }
 
-// Key names the contents of a regular file (an object). It cannot be forged:
-// for a file of one chunk it is the SHA-256 of the contents, for more chunks
-// the SHA-512/256 of the list of their sizes and digests (another function,
-// so that no file's contents can be made to have the same key).
-type Key [32]byte
-
-// String returns the key in 64 lower-case hexadecimal digits.
-func (k Key) String() string { return hex.EncodeToString(k[:]) }
-
-// Path returns the object's path below the root of an object directory:
-// "aa/<key>", where aa are the key's first two digits.
-func (k Key) Path() string {
-	s := k.String()
-	return s[:2] + "/" + s
-}
+// Key names the contents of a regular file; the cache says how it is made.
+type Key = cache.Key
 
 // Object tells where in a layer's blob the contents of one file are.
 type Object struct {

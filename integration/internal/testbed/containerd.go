@@ -94,7 +94,7 @@ func (n *Node) StartContainerd(ctx context.Context, extra string) error {
 		return err
 	}
 	config := fmt.Sprintf(containerdConfig, dir, n.containerdSocket(), "linux/"+runtime.GOARCH,
-		SnapshotterName, n.daemonSocket(), n.daemonRoot()) + extra
+		SnapshotterName, n.DaemonSocket(), n.DaemonRoot()) + extra
 	path := filepath.Join(n.Dir, "containerd.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err

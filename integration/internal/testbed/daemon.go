@@ -20,7 +20,8 @@ type DaemonConfig struct {
 	// Peers are multiaddrs of the nodes that it stays connected to, as
 	// [Node.Multiaddr] gives them.
 	Peers []string
-	// SwarmKey is the file of a private network's key, or none.
+	// SwarmKey is the file of a private network's key; the default is one that
+	// all nodes of the bed have.
 	SwarmKey string
 	// FetchTimeout is after how long without progress a read fails; 0 is the
 	// daemon's own default.
@@ -31,7 +32,7 @@ type DaemonConfig struct {
 
 func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "root = %q\naddress = %q\n%s\n", n.daemonRoot(), n.daemonSocket(), c.Top)
+	fmt.Fprintf(&b, "root = %q\naddress = %q\n%s\n", n.DaemonRoot(), n.DaemonSocket(), c.Top)
 	fmt.Fprintf(&b, "[api]\naddress = %q\n", filepath.Join(n.Dir, "api.sock"))
 	fmt.Fprintf(&b, "[ipfs]\nlisten = [%q]\n", fmt.Sprintf("/ip4/%s/tcp/%d", n.Namespace.Addr, ipfsPort))
 	var peers []string
@@ -39,9 +40,10 @@ func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 		peers = append(peers, fmt.Sprintf("%q", p))
 	}
 	fmt.Fprintf(&b, "peers = [%s]\n", strings.Join(peers, ", "))
-	if c.SwarmKey != "" {
-		fmt.Fprintf(&b, "swarm_key = %q\n", c.SwarmKey)
+	if c.SwarmKey == "" {
+		c.SwarmKey = n.bed.swarmKey()
 	}
+	fmt.Fprintf(&b, "swarm_key = %q\n", c.SwarmKey)
 	if c.FetchTimeout > 0 {
 		fmt.Fprintf(&b, "fetch_timeout = %q\n", c.FetchTimeout)
 	}
@@ -140,6 +142,10 @@ func (n *Node) Multiaddr(ctx context.Context) (string, error) {
 	return fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", n.Namespace.Addr, ipfsPort, status.PeerID), nil
 }
 
-func (n *Node) daemonRoot() string   { return filepath.Join(n.Dir, "d") }
-func (n *Node) daemonSocket() string { return filepath.Join(n.Dir, "d.sock") }
+// DaemonRoot is where the daemon keeps everything.
+func (n *Node) DaemonRoot() string { return filepath.Join(n.Dir, "d") }
+
+// DaemonSocket is what containerd talks to.
+func (n *Node) DaemonSocket() string { return filepath.Join(n.Dir, "d.sock") }
+
 func (n *Node) daemonConfig() string { return filepath.Join(n.Dir, "daemon.toml") }

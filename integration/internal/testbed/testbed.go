@@ -113,8 +113,26 @@ func (b *Bed) makeDir(parent, root string) error {
 	if err := os.Symlink(b.Dir, b.record); err != nil {
 		return err
 	}
-	return os.Mkdir(b.Dir, 0o700)
+	if err := os.Mkdir(b.Dir, 0o700); err != nil {
+		return err
+	}
+	return writeSwarmKey(b.swarmKey())
 }
+
+// swarmKey is the file of the private network that the bed's nodes make up.
+func (b *Bed) swarmKey() string { return filepath.Join(b.Dir, "swarm.key") }
+
+// writeSwarmKey makes a key in the format of Kubo.
+func writeSwarmKey(path string) error {
+	var key [32]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return err
+	}
+	return os.WriteFile(path, fmt.Appendf(nil, "/key/swarm/psk/1.0.0/\n/base16/\n%x\n", key), 0o600)
+}
+
+// Binary is the ipfs-stargz under test.
+func (b *Bed) Binary() string { return b.binary }
 
 // Close stops and unmounts everything and removes the folder. It does all of
 // it whatever fails, and says what did.

@@ -1,0 +1,238 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+// Partial is an object of which some chunks are here. There is at most one for
+// a key; everyone who asks shares it, and must release it.
+//
+// On disk it is one sparse file: the chunks at their offsets, and behind them,
+// at the next multiple of 4 KiB, one byte a chunk that is 1 once the chunk was
+// written. Being complete is then a truncation and a rename.
+type Partial struct {
+	c      *Cache
+	key    Key
+	chunks []Chunk
+	offs   []int64 // of the chunks, and the object's size last
+
+	refs int // guarded by c.mu
+
+	mu      sync.RWMutex
+	f       *os.File
+	state   []chunkState
+	missing int
+	done    bool // the file is the object now
+}
+
+type chunkState uint8
+
+const (
+	absent  chunkState = iota
+	claimed            // written by an earlier process: verified before it is used
+	present
+)
+
+// Partial returns the incomplete object k, which consists of these chunks, and
+// makes it when there is nothing of it yet. When the object is complete
+// already, [Partial.Complete] says so.
+func (c *Cache) Partial(k Key, chunks []Chunk) (*Partial, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	if p := c.partials[k]; p != nil {
+		if p.refs == 0 {
+			c.idle = slices.DeleteFunc(c.idle, func(q *Partial) bool { return q == p })
+		}
+		p.refs++
+		return p, nil
+	}
+	p := &Partial{
+		c: c, key: k, chunks: chunks, refs: 1,
+		offs:  make([]int64, len(chunks)+1),
+		state: make([]chunkState, len(chunks)),
+	}
+	for i, ch := range chunks {
+		p.offs[i+1] = p.offs[i] + ch.Size
+	}
+	p.missing = len(chunks)
+	if err := p.open(); err != nil {
+		return nil, fmt.Errorf("open partial object %s: %w", k, err)
+	}
+	c.partials[k] = p
+	return p, nil
+}
+
+func (p *Partial) path() string { return filepath.Join(p.c.dir, "partial", p.key.String()) }
+
+// open takes up the file that an earlier process left, or makes one, or finds
+// that the object is complete.
+func (p *Partial) open() error {
+	if f, err := p.c.OpenObject(p.key); err == nil {
+		p.f, p.done, p.missing = f, true, 0
+		for i := range p.state {
+			p.state[i] = present
+		}
+		return nil
+	}
+	f, err := os.OpenFile(p.path(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	p.f = f
+	end := p.flags() + int64(len(p.chunks))
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return err
+	}
+	if st.Size() != end {
+		// New, or of no use: not the length that it would have.
+		if err := f.Truncate(0); err == nil {
+			err = f.Truncate(end)
+		}
+		if err != nil {
+			f.Close()
+			return err
+		}
+		return nil
+	}
+	flags := make([]byte, len(p.chunks))
+	if _, err := f.ReadAt(flags, p.flags()); err != nil {
+		f.Close()
+		return err
+	}
+	for i, b := range flags {
+		if b == 1 {
+			p.state[i] = claimed
+		}
+	}
+	return nil
+}
+
+// flags is where the chunks' flags are in the file.
+func (p *Partial) flags() int64 {
+	const block = 4096
+	return (p.offs[len(p.chunks)] + block - 1) / block * block
+}
+
+// maxIdle is how many partial objects stay open with nobody using them: a
+// reader asks for one again at once, and what was verified of it is known as
+// long as it is open.
+const maxIdle = 64
+
+// Release ends the caller's use of p.
+func (p *Partial) Release() {
+	c := p.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.refs--; p.refs > 0 {
+		return
+	}
+	if c.closed || p.Complete() {
+		c.forget(p)
+		return
+	}
+	c.idle = append(c.idle, p)
+	if len(c.idle) > maxIdle {
+		c.forget(c.idle[0])
+		c.idle = c.idle[1:]
+	}
+}
+
+// forget closes a partial object that nobody uses. c.mu is held.
+func (c *Cache) forget(p *Partial) {
+	delete(c.partials, p.key)
+	p.f.Close()
+}
+
+// Complete reports whether every chunk is here, and so the object too.
+func (p *Partial) Complete() bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.done
+}
+
+// Has reports whether chunk i is here and good.
+func (p *Partial) Has(i int) bool {
+	p.mu.RLock()
+	st := p.state[i]
+	p.mu.RUnlock()
+	if st != claimed {
+		return st == present
+	}
+	b := make([]byte, p.chunks[i].Size)
+	_, err := p.f.ReadAt(b, p.offs[i])
+	good := err == nil && sha256.Sum256(b) == p.chunks[i].Digest
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state[i] == claimed {
+		if !good {
+			p.state[i] = absent
+			return false
+		}
+		p.state[i] = present
+		p.missing--
+		p.finish()
+	}
+	return p.state[i] == present
+}
+
+// Write stores chunk i, whose bytes the caller has verified. With the last
+// missing chunk the object becomes complete.
+func (p *Partial) Write(i int, data []byte) error {
+	if int64(len(data)) != p.chunks[i].Size {
+		return fmt.Errorf("chunk %d of object %s has %d bytes, not %d", i, p.key, len(data), p.chunks[i].Size)
+	}
+	p.mu.RLock()
+	st := p.state[i]
+	p.mu.RUnlock()
+	if st == present {
+		return nil
+	}
+	// Outside the lock: two writers of a chunk write the same bytes.
+	_, err := p.f.WriteAt(data, p.offs[i])
+	if err == nil {
+		_, err = p.f.WriteAt([]byte{1}, p.flags()+int64(i))
+	}
+	if err != nil {
+		return fmt.Errorf("store chunk %d of object %s: %w", i, p.key, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state[i] == present {
+		return nil
+	}
+	p.state[i] = present
+	p.missing--
+	return p.finish()
+}
+
+// finish makes the file the object if nothing is missing. p.mu is held.
+func (p *Partial) finish() error {
+	if p.missing > 0 || p.done {
+		return nil
+	}
+	err := p.f.Truncate(p.offs[len(p.chunks)])
+	if err == nil {
+		err = p.f.Chmod(0o444)
+	}
+	if err == nil {
+		err = p.c.publish(p.path(), p.key)
+	}
+	if err != nil {
+		return fmt.Errorf("complete object %s: %w", p.key, err)
+	}
+	p.done = true
+	return nil
+}
+
+// ReadAt reads bytes of chunks that are here.
+func (p *Partial) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b, off) }

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ipfs-stargz/ipfs-stargz/config"
+	"github.com/ipfs-stargz/ipfs-stargz/image"
+	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
+)
+
+// clientFlags are those of the commands that talk to a daemon.
+type clientFlags struct {
+	config string
+	api    string
+}
+
+func (f *clientFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.config, "config", config.DefaultPath, "the daemon's configuration `file`, to find it by")
+	cmd.Flags().StringVar(&f.api, "api", "", "the daemon's `address`: a multiaddr or URL (default: from the configuration)")
+}
+
+// daemon returns a client of the daemon.
+func (f *clientFlags) daemon() (*kubo.Client, error) {
+	addr := f.api
+	if addr == "" {
+		cfg, err := config.Load(f.config)
+		if err != nil {
+			return nil, err
+		}
+		addr = "/unix" + cfg.API.Address
+	}
+	return kubo.New(addr)
+}
+
+// containerdFlags are those of the commands that talk to containerd.
+func containerdFlags(cmd *cobra.Command, c *image.Containerd) {
+	address, namespace := image.DefaultContainerdAddress, image.DefaultContainerdNamespace
+	if a := os.Getenv("CONTAINERD_ADDRESS"); a != "" {
+		address = a
+	}
+	if n := os.Getenv("CONTAINERD_NAMESPACE"); n != "" {
+		namespace = n
+	}
+	cmd.Flags().StringVar(&c.Address, "containerd-address", address, "containerd's socket")
+	cmd.Flags().StringVarP(&c.Namespace, "namespace", "n", namespace, "containerd's namespace")
+}
+
+func pushCommand() *cobra.Command {
+	var (
+		client clientFlags
+		opts   image.PushOptions
+	)
+	cmd := &cobra.Command{
+		Use:   "push IMAGE",
+		Short: "Put an image into IPFS; the last line of output is its CID",
+		Long: `Put an image into IPFS, its layers as eStargz. IMAGE is the name of an image
+in containerd, or an OCI archive or layout directory (oci-archive:FILE, oci:DIR,
+or just its path). The last line of standard output is the CID alone.`,
+		Example: `  ipfs-stargz push docker.io/library/python:3.13
+  ipfs-stargz push --all-platforms oci-archive:image.tar`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			daemon, err := client.daemon()
+			if err != nil {
+				return err
+			}
+			defer daemon.Close()
+			opts.Image, opts.Daemon = args[0], daemon
+			opts.Progress = progress.New(os.Stderr)
+			result, err := image.Push(cmd.Context(), opts)
+			opts.Progress.Close()
+			if err != nil {
+				return err
+			}
+			for _, w := range result.Warnings {
+				fmt.Fprintln(os.Stderr, "warning:", w)
+			}
+			fmt.Fprintf(os.Stderr, "%d blobs, %s, in %v: %d layers converted, %d kept, %d not lazy\n",
+				result.Blobs, progress.Bytes(result.Bytes), result.Took.Round(time.Millisecond),
+				result.Converted, result.Kept, result.Plain)
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.CID)
+			return err
+		},
+	}
+	client.add(cmd)
+	containerdFlags(cmd, &opts.Containerd)
+	f := cmd.Flags()
+	f.StringSliceVar(&opts.Platforms, "platform", nil, "`platforms` to push of an image with several (default: this machine's)")
+	f.BoolVar(&opts.AllPlatforms, "all-platforms", false, "push all of them")
+	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
+	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
+	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
+	return cmd
+}
+
+func pullCommand() *cobra.Command {
+	var (
+		client clientFlags
+		opts   image.PullOptions
+	)
+	cmd := &cobra.Command{
+		Use:   "pull ipfs://CID",
+		Short: "Make an image of IPFS an image of containerd, without waiting for its layers",
+		Example: `  ipfs-stargz pull ipfs://bafkrei...
+  ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			daemon, err := client.daemon()
+			if err != nil {
+				return err
+			}
+			defer daemon.Close()
+			opts.Ref, opts.Daemon = args[0], daemon
+			opts.Progress = progress.New(os.Stderr)
+			result, err := image.Pull(cmd.Context(), opts)
+			opts.Progress.Close()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(os.Stderr, "resolve %v, describe %v, mount %v: %d layers, %d of them fetched whole, %s fetched\n",
+				result.Resolve.Round(time.Millisecond), result.Metadata.Round(time.Millisecond), result.Unpack.Round(time.Millisecond),
+				result.Layers, result.FetchedFull, progress.Bytes(result.FetchedBytes))
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Name)
+			return err
+		},
+	}
+	client.add(cmd)
+	containerdFlags(cmd, &opts.Containerd)
+	f := cmd.Flags()
+	f.StringVar(&opts.Name, "name", "", "the image's `name` in containerd (default: its CID)")
+	f.StringVar(&opts.Platform, "platform", "", "`platform` to pull of an image with several (default: this machine's)")
+	f.StringVar(&opts.Snapshotter, "snapshotter", image.DefaultSnapshotter, "our `name` in containerd's configuration")
+	return cmd
+}
+
+func inspectCommand() *cobra.Command {
+	var (
+		client clientFlags
+		json   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "inspect CID",
+		Short: "Tell what an image in IPFS consists of, and whether its layers are lazy",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			daemon, err := client.daemon()
+			if err != nil {
+				return err
+			}
+			defer daemon.Close()
+			report, err := image.Inspect(cmd.Context(), daemon, args[0])
+			if err != nil {
+				return err
+			}
+			if json {
+				return report.WriteJSON(cmd.OutOrStdout())
+			}
+			return report.WriteText(cmd.OutOrStdout())
+		},
+	}
+	client.add(cmd)
+	cmd.Flags().BoolVar(&json, "json", false, "print JSON")
+	return cmd
+}

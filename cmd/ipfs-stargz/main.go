@@ -1,0 +1,45 @@
+// Command ipfs-stargz runs containers from IPFS, lazily: its daemon (serve) is
+// a snapshotter for containerd and an IPFS node in one process; its other
+// commands move images and tell what is there.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	interrupted := ctx.Err() != nil
+	stop()
+	switch {
+	case err == nil:
+	case interrupted && errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "ipfs-stargz: interrupted")
+		os.Exit(130)
+	default:
+		fmt.Fprintln(os.Stderr, "ipfs-stargz:", err)
+		os.Exit(1)
+	}
+}
+
+// command returns the whole command line.
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ipfs-stargz",
+		Short: "Run containers from IPFS before their images have arrived",
+		// Errors are printed once, by main, and a usage text would bury them.
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(serveCommand(), pushCommand(), pullCommand(), inspectCommand(), versionCommand())
+	return root
+}

@@ -1,0 +1,211 @@
+// Package config is the daemon's configuration: one TOML file, every setting
+// with a default, keys that nobody knows refused by name. Only commands read
+// it; packages below take what they need as arguments.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultPath is where the configuration is looked for. It need not exist.
+const DefaultPath = "/etc/ipfs-stargz/config.toml"
+
+// Config is the whole configuration. The comments are its manual.
+type Config struct {
+	// Root is the directory of everything that is kept: blocks, cache, layers,
+	// snapshots, the node's identity. It must be on a file system that can be
+	// below overlayfs (ext4, xfs, btrfs).
+	Root string `toml:"root"`
+	// Address is the unix socket that containerd's proxy_plugins entry names.
+	Address string `toml:"address"`
+
+	Log         Log         `toml:"log"`
+	API         API         `toml:"api"`
+	IPFS        IPFS        `toml:"ipfs"`
+	FS          FS          `toml:"fs"`
+	Snapshotter Snapshotter `toml:"snapshotter"`
+}
+
+// Log is how the daemon logs, on stderr.
+type Log struct {
+	Level  string `toml:"level"`  // debug, info, warn, error
+	Format string `toml:"format"` // text or json
+}
+
+// API is the subset of Kubo's RPC that our own commands use.
+type API struct {
+	// Address is its unix socket. Whoever can open it can add and read
+	// everything, so it is for root alone.
+	Address string `toml:"address"`
+}
+
+// IPFS is the embedded node.
+type IPFS struct {
+	// Listen holds the multiaddrs to listen on; none: the node only dials.
+	Listen []string `toml:"listen"`
+	// Peers holds the multiaddrs, each with /p2p/ID, of nodes to stay
+	// connected to. Without a swarm key no other node is talked to.
+	Peers []string `toml:"peers"`
+	// SwarmKey is the file of a private network's key, in Kubo's format. With
+	// it every node that has the key may connect, and none that has not.
+	SwarmKey string `toml:"swarm_key"`
+	// FetchTimeout is after how long without a single byte of progress a read
+	// fails.
+	FetchTimeout Duration `toml:"fetch_timeout"`
+}
+
+// FS is how files are made available.
+type FS struct {
+	// SmallObject is up to which size a file is fetched whole when it is first
+	// opened.
+	SmallObject Size `toml:"small_object"`
+	// LookupPatience is for how long opening a file may wait for that.
+	LookupPatience Duration `toml:"lookup_patience"`
+}
+
+// Snapshotter is how containerd is answered.
+type Snapshotter struct {
+	// ResolveTimeout is for how long a pull waits to learn whether a layer can
+	// be lazy, before it is fetched whole.
+	ResolveTimeout Duration `toml:"resolve_timeout"`
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		Root:    "/var/lib/ipfs-stargz",
+		Address: "/run/ipfs-stargz/ipfs-stargz.sock",
+		Log:     Log{Level: "info", Format: "text"},
+		API:     API{Address: "/run/ipfs-stargz/api.sock"},
+		IPFS: IPFS{
+			Listen:       []string{"/ip4/0.0.0.0/tcp/4001"},
+			FetchTimeout: Duration(30 * time.Second),
+		},
+		FS: FS{
+			SmallObject:    Size(1 << 20),
+			LookupPatience: Duration(time.Second),
+		},
+		Snapshotter: Snapshotter{ResolveTimeout: Duration(10 * time.Second)},
+	}
+}
+
+// Load reads the file at path over the defaults, and checks the result. A file
+// at [DefaultPath] that does not exist is an empty one.
+func Load(path string) (Config, error) {
+	cfg := Default()
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && path == DefaultPath:
+	case err != nil:
+		return cfg, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := Parse(b, &cfg); err != nil {
+		return cfg, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// Parse reads TOML into cfg, keeping what it does not set, and checks the
+// result.
+func Parse(b []byte, cfg *Config) error {
+	err := toml.NewDecoder(strings.NewReader(string(b))).DisallowUnknownFields().Decode(cfg)
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown):
+		var keys []string
+		for _, e := range unknown.Errors {
+			row, _ := e.Position()
+			keys = append(keys, fmt.Sprintf("%q (line %d)", strings.Join(e.Key(), "."), row))
+		}
+		return fmt.Errorf("unknown key %s: see docs/config.md for those there are", strings.Join(keys, ", "))
+	case errors.As(err, &wrong):
+		row, col := wrong.Position()
+		if key := strings.Join(wrong.Key(), "."); key != "" {
+			return fmt.Errorf("line %d, %q: %w", row, key, err)
+		}
+		return fmt.Errorf("line %d, column %d: %w", row, col, err)
+	case err != nil:
+		return err
+	}
+	return cfg.Check()
+}
+
+// Check returns what is wrong with a configuration, by the key it is about.
+func (c *Config) Check() error {
+	for _, p := range []struct{ key, path string }{
+		{"root", c.Root}, {"address", c.Address}, {"api.address", c.API.Address},
+	} {
+		if !filepath.IsAbs(p.path) {
+			return fmt.Errorf("%s: %q is no absolute path", p.key, p.path)
+		}
+	}
+	// What the kernel takes: sockaddr_un(7).
+	const maxSocket = 107
+	for _, s := range []struct{ key, path string }{{"address", c.Address}, {"api.address", c.API.Address}} {
+		if len(s.path) > maxSocket {
+			return fmt.Errorf("%s: %q is longer than the %d bytes a socket's path can have", s.key, s.path, maxSocket)
+		}
+	}
+	if strings.ContainsAny(c.Root, ":,\\ \t\n") {
+		return fmt.Errorf("root: %q holds a character that mount options cannot (one of :,\\ or white space)", c.Root)
+	}
+	for _, d := range []struct {
+		key string
+		d   Duration
+	}{
+		{"ipfs.fetch_timeout", c.IPFS.FetchTimeout},
+		{"fs.lookup_patience", c.FS.LookupPatience},
+		{"snapshotter.resolve_timeout", c.Snapshotter.ResolveTimeout},
+	} {
+		if d.d <= 0 {
+			return fmt.Errorf("%s: %v is not more than nothing", d.key, time.Duration(d.d))
+		}
+	}
+	switch c.Log.Format {
+	case "text", "json":
+	default:
+		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	return nil
+}
+
+// Duration is a [time.Duration] written as in "1m30s".
+type Duration time.Duration
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Size is a number of bytes written with a binary unit, as in "64MiB".
+type Size int64
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (s *Size) UnmarshalText(b []byte) error {
+	v, err := units.RAMInBytes(string(b))
+	*s = Size(v)
+	return err
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (s Size) MarshalText() ([]byte, error) { return []byte(units.BytesSize(float64(s))), nil }

@@ -1,0 +1,116 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/ipfs-stargz/ipfs-stargz/config"
+)
+
+func TestParse(t *testing.T) {
+	cfg := config.Default()
+	err := config.Parse([]byte(`
+root = "/data/ipfs-stargz"
+[log]
+level = "debug"
+[ipfs]
+peers = ["/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW"]
+fetch_timeout = "1m30s"
+[fs]
+small_object = "64KiB"
+`), &cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Root != "/data/ipfs-stargz" || cfg.Log.Level != "debug" || len(cfg.IPFS.Peers) != 1 {
+		t.Errorf("not read as written: %+v", cfg)
+	}
+	if got := time.Duration(cfg.IPFS.FetchTimeout); got != 90*time.Second {
+		t.Errorf("fetch_timeout = %v", got)
+	}
+	if cfg.FS.SmallObject != 64<<10 {
+		t.Errorf("small_object = %d", cfg.FS.SmallObject)
+	}
+	if cfg.Address != config.Default().Address || cfg.Log.Format != "text" {
+		t.Errorf("what the file leaves out is not the default: %+v", cfg)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for name, c := range map[string]struct{ toml, want string }{
+		"unknown key":            {"rot = '/x'", `"rot" (line 1)`},
+		"unknown key in a table": {"[ipfs]\n\npears = []", `"ipfs.pears" (line 3)`},
+		"two of them":            {"a = 1\nb = 2", `"b" (line 2)`},
+		"wrong type":             {"[ipfs]\npeers = 3", "line 2"},
+		"no duration":            {"[ipfs]\nfetch_timeout = 'soon'", "soon"},
+		"no size":                {"[fs]\nsmall_object = 'big'", "big"},
+		"negative duration":      {"[fs]\nlookup_patience = '-1s'", "fs.lookup_patience"},
+		"no TOML":                {"root", "line 1"},
+		"relative root":          {"root = 'here'", "absolute"},
+		"root with a colon":      {"root = '/a:b'", "mount options"},
+		"long socket":            {"address = '/" + strings.Repeat("x", 120) + "'", "107"},
+		"log level":              {"[log]\nlevel = 'loud'", "log.level"},
+		"log format":             {"[log]\nformat = 'xml'", "log.format"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config.Default()
+			err := config.Parse([]byte(c.toml), &cfg)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v does not contain %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestLoadNamesTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a missing file that was asked for: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("bad ="), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a bad file: %v", err)
+	}
+}
+
+// TestDefaultsAreWhatTheyPrint checks that the defaults, written out, are a
+// configuration, and the same one.
+func TestDefaultsAreWhatTheyPrint(t *testing.T) {
+	b, err := toml.Marshal(config.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Config{}
+	if err := config.Parse(b, &cfg); err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	again, err := toml.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(again) != string(b) {
+		t.Errorf("defaults changed on the way:\n%s\nbecame\n%s", b, again)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	b, err := toml.Marshal(config.Default())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte("[ipfs]\nfetch_timeout = 3"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cfg := config.Default()
+		if config.Parse(b, &cfg) == nil && !filepath.IsAbs(cfg.Root) {
+			t.Errorf("accepted a relative root %q", cfg.Root)
+		}
+	})
+}

@@ -1,0 +1,168 @@
+// Package fs makes lazy layers into directories that the kernel reads.
+//
+// It keeps, for each layer, what is needed to read it (package layer), merges
+// the names of a run of layers into one EROFS image and mounts that (package
+// tree), and serves the contents that are missing (package objects) out of
+// those that are here (package cache). An overlay over a tree and [FS.DataDirs]
+// is the file system of a container.
+//
+// Layout below the root:
+//
+//	layers/<cid>/   a layer's table of contents, its objects' chunks, its record
+//	trees/<name>/   image: the EROFS image of a run of layers; m: where it is
+//	                mounted; layers: the CIDs it was built from
+//	cache/          see package cache
+//	fuse/           where missing objects are served
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
+)
+
+// Opener opens a layer's blob by its CID.
+type Opener func(ctx context.Context, cid string) (layer.Source, error)
+
+// Config is what an [FS] needs.
+type Config struct {
+	Root string // directory of its state and its mounts
+	Open Opener
+
+	// SmallObject and LookupPatience are the file system's part of
+	// [objects.Config].
+	SmallObject    int64
+	LookupPatience time.Duration
+
+	Log *slog.Logger
+}
+
+// FS is the lazy layers of a node, and their mounts.
+type FS struct {
+	cfg     Config
+	cache   *cache.Cache
+	layers  *layers
+	trees   *trees
+	loader  *objects.Loader
+	objects *objects.Server
+}
+
+// New opens the state in cfg.Root, and mounts what serves missing objects. The
+// trees that containers use are mounted still, or again when they are next
+// asked for.
+func New(cfg Config) (_ *FS, err error) {
+	f := &FS{cfg: cfg}
+	for _, d := range []string{"layers", "trees", "fuse"} {
+		// Nobody but root reads what is below: an image's files are its own.
+		if d == "fuse" {
+			if err := unmountStale(filepath.Join(cfg.Root, d)); err != nil {
+				return nil, err
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(cfg.Root, d), 0o700); err != nil {
+			return nil, fmt.Errorf("open layers: %w", err)
+		}
+	}
+	if f.cache, err = cache.Open(filepath.Join(cfg.Root, "cache")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.cache.Close())
+		}
+	}()
+	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
+		return nil, err
+	}
+	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
+		return nil, err
+	}
+	f.loader = objects.NewLoader(f.layers, f.cache)
+	f.objects, err = objects.Mount(objects.Config{
+		Dir:       filepath.Join(cfg.Root, "fuse"),
+		SmallSize: cfg.SmallObject,
+		Patience:  cfg.LookupPatience,
+		Log:       cfg.Log,
+	}, f.loader)
+	if err != nil {
+		return nil, err
+	}
+	// A daemon that was killed left overlays behind whose files point at its
+	// dead mount. Those that are in the cache need not.
+	f.forget()
+	return f, nil
+}
+
+// Close stops serving. Trees and the overlays over them stay mounted: what is
+// in the cache reads on.
+func (f *FS) Close() error {
+	err := f.objects.Close()
+	f.forget()
+	return errors.Join(err, f.layers.close(), f.cache.Close())
+}
+
+// forget makes overlays look again for the files that they found in FUSE.
+func (f *FS) forget() {
+	if err := forgetContents(f.cache.Dir()); err != nil {
+		f.cfg.Log.Warn("some open file systems did not forget where their files were", "error", err)
+	}
+}
+
+// DataDirs returns the directories that hold objects, in the order in which
+// overlayfs is to ask them.
+func (f *FS) DataDirs() []string {
+	return []string{f.cache.Dir(), filepath.Join(f.cfg.Root, "fuse")}
+}
+
+// Run is lazy layers that lie directly on one another.
+type Run = struct {
+	CIDs  []string // lowest first
+	Below bool     // a normal layer lies below
+}
+
+// Add readies the layer with this CID to be the top of a run: it fetches its
+// table of contents, verifies it against tocDigest ("" when the image names
+// none), keeps it, and checks that its names can lie on those of the run. Any
+// error means that the layer cannot be lazy.
+func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
+	l, err := f.layers.add(ctx, cid, tocDigest)
+	if err != nil {
+		return 0, 0, err
+	}
+	on.CIDs = append(slices.Clone(on.CIDs), cid)
+	if err := f.trees.check(ctx, on); err != nil {
+		return 0, 0, err
+	}
+	return l.meta.DiskBytes, l.meta.Names, nil
+}
+
+// Tree returns a directory with the merged names of a run of layers, and mounts
+// it where necessary.
+func (f *FS) Tree(ctx context.Context, run Run) (string, error) { return f.trees.mount(ctx, run) }
+
+// TreeDir returns the directory that [FS.Tree] would return.
+func (f *FS) TreeDir(run Run) (string, error) {
+	name, err := f.trees.name(run)
+	if err != nil {
+		return "", err
+	}
+	return f.trees.dir(name), nil
+}
+
+// Retain forgets all layers but those with these CIDs, and unmounts all trees
+// but those at these directories.
+func (f *FS) Retain(cids, treeDirs []string) error {
+	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
+}
+
+// Stats counts what met FUSE and what was fetched since the start.
+func (f *FS) Stats() *objects.Stats { return f.loader.Stats() }

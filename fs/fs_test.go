@@ -1,0 +1,479 @@
+package fs_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+)
+
+// The tests of this package need root: they mount EROFS, FUSE and overlayfs.
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// store holds layers' blobs by name, and can be unplugged.
+type store struct {
+	mu    sync.Mutex
+	blobs map[string][]byte
+	down  bool
+	bytes int // read so far
+}
+
+var errDown = errors.New("no peer has it")
+
+func (s *store) open(_ context.Context, cid string) (layer.Source, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down {
+		return nil, errDown
+	}
+	if _, ok := s.blobs[cid]; !ok {
+		return nil, fmt.Errorf("%s: %w", cid, errDown)
+	}
+	return blob{s, cid}, nil
+}
+
+func (s *store) read() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
+}
+
+func (s *store) unplug(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
+}
+
+type blob struct {
+	s   *store
+	cid string
+}
+
+func (b blob) Size() int64 { return int64(len(b.s.blobs[b.cid])) }
+
+func (b blob) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	if b.s.down {
+		return 0, errDown
+	}
+	b.s.bytes += len(p)
+	return bytes.NewReader(b.s.blobs[b.cid]).ReadAt(p, off)
+}
+
+type file struct {
+	name, body string
+	link       string
+	dir        bool
+}
+
+// add makes an eStargz layer and returns the digest of its TOC.
+func (s *store) add(t *testing.T, cid string, files ...file) string {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, f := range files {
+		h := &tar.Header{Name: f.name, Mode: 0o755, Size: int64(len(f.body)), Typeflag: tar.TypeReg, ModTime: time.Unix(1e9, 0)}
+		switch {
+		case f.dir:
+			h.Typeflag = tar.TypeDir
+		case f.link != "":
+			h.Typeflag, h.Linkname = tar.TypeLink, f.link
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, f.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	out, err := io.ReadAll(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.blobs == nil {
+		s.blobs = map[string][]byte{}
+	}
+	s.blobs[cid] = out
+	return b.TOCDigest().String()
+}
+
+func random(seed byte, n int) string {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	return string(b)
+}
+
+func start(t *testing.T, root string, s *store) *fs.FS {
+	t.Helper()
+	f, err := fs.New(fs.Config{
+		Root: root, Open: s.open, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// running is like start; the file system is stopped, and its trees unmounted,
+// when the test ends.
+func running(t *testing.T, root string, s *store) *fs.FS {
+	f := start(t, root, s)
+	t.Cleanup(func() {
+		if err := errors.Join(f.Retain(nil, nil), f.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func add(t *testing.T, f *fs.FS, cid, toc string, on ...string) {
+	t.Helper()
+	if _, _, err := f.Add(t.Context(), cid, toc, fs.Run{CIDs: on}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// overlay mounts what a container would get.
+func overlay(t *testing.T, f *fs.FS, cids ...string) (dir string, umount func()) {
+	t.Helper()
+	tree, err := f.Tree(t.Context(), fs.Run{CIDs: cids})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	lower := strings.Join(append([]string{tree}, f.DataDirs()...), "::")
+	if err := unix.Mount("overlay", dir, "overlay", unix.MS_RDONLY, "lowerdir="+lower); err != nil {
+		t.Fatal(err)
+	}
+	return dir, sync.OnceFunc(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func mustRead(t *testing.T, path, want string) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	} else if string(got) != want {
+		t.Errorf("%s: %d bytes, not the %d it should have", path, len(got), len(want))
+	}
+}
+
+func mounts(t *testing.T, below string) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range strings.Lines(string(b)) {
+		if strings.HasPrefix(strings.Fields(l)[4], below+"/") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestLife goes through a layer's whole life, with the network taken away and
+// the daemon stopped at the worst times.
+func TestLife(t *testing.T) {
+	var s store
+	small, big, other := random(1, 5000), random(2, 2_500_000), random(3, 9000)
+	toc1 := s.add(t, "one", file{name: "d/", dir: true}, file{name: "d/small", body: small}, file{name: "d/big", body: big}, file{name: "gone", body: "x"})
+	toc2 := s.add(t, "two", file{name: ".wh.gone"}, file{name: "d/other", body: other}, file{name: "d/unread", body: random(4, 2_000_000)})
+	root := t.TempDir()
+	f := start(t, root, &s)
+
+	add(t, f, "one", toc1)
+	add(t, f, "two", toc2, "one")
+	before := s.read()
+	dir, umount := overlay(t, f, "one", "two")
+	defer umount()
+	if s.read() != before {
+		t.Errorf("mounting read %d bytes", s.read()-before)
+	}
+	if names := list(t, dir); !slices.Equal(names, []string{"d", "d/big", "d/other", "d/small", "d/unread"}) {
+		t.Errorf("names: %q", names)
+	}
+	if s.read() != before {
+		t.Errorf("listing read %d bytes", s.read()-before)
+	}
+	mustRead(t, dir+"/d/small", small)
+	mustRead(t, dir+"/d/big", big)
+	mustRead(t, dir+"/d/other", other)
+
+	// A second container of the same image has the same tree.
+	again, umountAgain := overlay(t, f, "one", "two")
+	defer umountAgain()
+	mustRead(t, again+"/d/big", big)
+	if n := mounts(t, filepath.Join(root, "trees")); n != 1 {
+		t.Errorf("%d trees are mounted for two containers of one image", n)
+	}
+
+	// Nobody has it: what was read is read again, the rest is an error.
+	s.unplug(true)
+	mustRead(t, dir+"/d/small", small)
+	mustRead(t, dir+"/d/big", big)
+	if _, err := os.ReadFile(dir + "/d/unread"); err == nil {
+		t.Error("read what nobody has")
+	}
+	if _, _, err := f.Add(t.Context(), "three", "", fs.Run{}); !errors.Is(err, errDown) {
+		t.Errorf("add a layer that nobody has: %v", err)
+	}
+
+	// The daemon is stopped: what was read is read still, in overlays that
+	// were mounted before, also what was opened through FUSE.
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustRead(t, dir+"/d/small", small)
+	mustRead(t, dir+"/d/big", big)
+	mustRead(t, again+"/d/other", other)
+
+	// It is started again, with no network: the layers are there, and a new
+	// container reads what was read, fetching nothing.
+	f = running(t, root, &s)
+	read := s.read()
+	third, umountThird := overlay(t, f, "one", "two")
+	defer umountThird()
+	mustRead(t, third+"/d/small", small)
+	mustRead(t, third+"/d/big", big)
+	mustRead(t, third+"/d/other", other)
+	if s.read() != read {
+		t.Errorf("%d bytes were fetched again", s.read()-read)
+	}
+
+	// The network is back.
+	s.unplug(false)
+	mustRead(t, third+"/d/unread", random(4, 2_000_000))
+
+	// The last container is gone: so is its tree. The layers stay while
+	// snapshots need them, then they go too.
+	umount()
+	umountAgain()
+	umountThird()
+	if err := f.Retain([]string{"one", "two"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := mounts(t, filepath.Join(root, "trees")); n != 0 {
+		t.Errorf("%d trees are mounted for no container", n)
+	}
+	if err := f.Retain(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"layers", "trees"} {
+		if left, _ := os.ReadDir(filepath.Join(root, d)); len(left) > 0 {
+			t.Errorf("left in %s: %v", d, left)
+		}
+	}
+	if _, err := f.Tree(t.Context(), fs.Run{CIDs: []string{"one"}}); err == nil {
+		t.Error("a tree of a layer that is gone")
+	}
+}
+
+func list(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+		if rel, _ := filepath.Rel(dir, p); rel != "." {
+			names = append(names, rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// TestRefused checks that a layer that cannot be lazy says why, and leaves
+// nothing behind that would be in the way of the right one.
+func TestRefused(t *testing.T) {
+	var s store
+	toc := s.add(t, "good", file{name: "a", body: "a"})
+	s.add(t, "other", file{name: "b", body: "b"})
+	s.add(t, "dangling", file{name: "c", link: "nowhere"})
+	s.blobs["plain"] = []byte(random(5, 5000))
+	s.blobs["empty"] = nil
+	root := t.TempDir()
+	f := running(t, root, &s)
+	for what, c := range map[string]struct {
+		cid, toc string
+		want     error
+	}{
+		"not eStargz":           {"plain", "", layer.ErrNotStargz},
+		"empty":                 {"empty", "", layer.ErrNotStargz},
+		"another layer's TOC":   {"other", toc, layer.ErrTOCDigest},
+		"nobody has it":         {"missing", "", errDown},
+		"TOC digest of no kind": {"good", "sha256:beef", nil},
+		"a path for a CID":      {"../x", "", nil},
+		"dangling link":         {"dangling", "", nil},
+	} {
+		_, _, err := f.Add(t.Context(), c.cid, c.toc, fs.Run{})
+		if err == nil || c.want != nil && !errors.Is(err, c.want) {
+			t.Errorf("%s: error %v, want %v", what, err, c.want)
+		}
+	}
+	add(t, f, "good", toc)
+	add(t, f, "other", "")
+	if _, _, err := f.Add(t.Context(), "other", toc, fs.Run{}); !errors.Is(err, layer.ErrTOCDigest) {
+		t.Errorf("the same, here already: %v", err)
+	}
+	tmp, err := filepath.Glob(filepath.Join(root, "layers", "tmp-*"))
+	if err != nil || len(tmp) > 0 {
+		t.Errorf("left behind: %v, %v", tmp, err)
+	}
+}
+
+// TestCancelled checks that a pull that is called off fails no other pull of
+// the same layer.
+func TestCancelled(t *testing.T) {
+	var s store
+	toc := s.add(t, "one", file{name: "a", body: "a"})
+	gate, waiting := make(chan struct{}), make(chan struct{}, 8)
+	root := t.TempDir()
+	f, err := fs.New(fs.Config{
+		Root: root,
+		Open: func(ctx context.Context, cid string) (layer.Source, error) {
+			waiting <- struct{}{}
+			select {
+			case <-gate:
+				return s.open(ctx, cid)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		},
+		LookupPatience: time.Second,
+		Log:            slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { t.Log(errors.Join(f.Retain(nil, nil), f.Close())) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	first, second := make(chan error), make(chan error)
+	go func() {
+		_, _, err := f.Add(ctx, "one", toc, fs.Run{})
+		first <- err
+	}()
+	<-waiting
+	go func() {
+		_, _, err := f.Add(t.Context(), "one", toc, fs.Run{})
+		second <- err
+	}()
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("called off: %v", err)
+	}
+	close(gate)
+	if err := <-second; err != nil {
+		t.Errorf("the other: %v", err)
+	}
+}
+
+// TestDamagedState checks that what was damaged while the daemon was down is
+// told of and gone, and blocks nothing else.
+func TestDamagedState(t *testing.T) {
+	var s store
+	tocs := map[string]string{}
+	root := t.TempDir()
+	f := start(t, root, &s)
+	for _, cid := range []string{"good", "bad", "worse", "worst"} {
+		tocs[cid] = s.add(t, cid, file{name: cid, body: cid})
+		add(t, f, cid, tocs[cid])
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layers := filepath.Join(root, "layers")
+	entries, err := os.ReadDir(filepath.Join(layers, "bad"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		if err := os.Truncate(filepath.Join(layers, "bad", e.Name()), 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(layers, "worse", "layer.json"), []byte("{"), 0o600),
+		os.RemoveAll(filepath.Join(layers, "worst")), os.WriteFile(filepath.Join(layers, "worst"), nil, 0o600),
+		os.Mkdir(filepath.Join(layers, "tmp-1"), 0o700),
+	); err != nil {
+		t.Fatal(err)
+	}
+	f = running(t, root, &s)
+	left, err := os.ReadDir(layers)
+	if err != nil || len(left) != 1 || left[0].Name() != "good" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	for cid, toc := range tocs {
+		add(t, f, cid, toc)
+		dir, umount := overlay(t, f, cid)
+		mustRead(t, filepath.Join(dir, cid), cid)
+		umount()
+	}
+}
+
+// TestStaleFUSE checks that a start after the daemon was killed replaces the
+// dead mount, and that overlays of before read what is in the cache.
+func TestStaleFUSE(t *testing.T) {
+	root := t.TempDir()
+	fuse := filepath.Join(root, "fuse")
+	if err := os.MkdirAll(fuse, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("dead", fuse, "fuse.dead", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(fd); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(fuse); !errors.Is(err, unix.ENOTCONN) {
+		t.Fatalf("the mount is not dead: %v", err)
+	}
+	var s store
+	toc := s.add(t, "one", file{name: "a", body: "hello"})
+	f := running(t, root, &s)
+	add(t, f, "one", toc)
+	dir, umount := overlay(t, f, "one")
+	defer umount()
+	mustRead(t, dir+"/a", "hello")
+}

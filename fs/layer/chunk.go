@@ -1,0 +1,207 @@
+package layer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Layer reads the chunks of one layer blob. It may be used by several
+// goroutines at once, and holds nothing that must be closed.
+type Layer struct {
+	src     Source
+	format  Format
+	readers sync.Pool // of *chunkReader
+}
+
+// Open returns the layer that idx describes and whose bytes src gives.
+func Open(idx *Index, src Source) *Layer {
+	return &Layer{src: src, format: idx.Format()}
+}
+
+const (
+	// stepBytes is how much more of a stream is read when what was read first
+	// turns out not to suffice.
+	stepBytes = 256 << 10
+	// maxPooledBytes bounds what buffers that were needed once for a large
+	// chunk are kept for the next one.
+	maxPooledBytes = 4 << 20
+)
+
+// ReadChunk reads c from the layer into dst, whose length must be c.Size, and
+// verifies it. It reads the Source once in the usual case, and never decompresses
+// past the chunk's end. Where it fails dst holds nothing to be used, and the error
+// is ErrChunk or ErrChunkDigest if the layer's bytes are wrong, else that of
+// the Source.
+func (l *Layer) ReadChunk(ctx context.Context, c Chunk, dst []byte) error {
+	if int64(len(dst)) != c.Size {
+		return fmt.Errorf("read %v: the buffer has %d bytes", c, len(dst))
+	}
+	if c.Size <= 0 || c.Size > MaxChunkBytes || c.InnerOffset < 0 || c.InnerOffset > MaxInnerOffset ||
+		c.BlobOffset < 0 || c.BlobSize <= 0 || c.BlobSize > l.src.Size()-c.BlobOffset {
+		return fmt.Errorf("%w: %v is not within a blob of %d bytes", ErrChunk, c, l.src.Size())
+	}
+	r, _ := l.readers.Get().(*chunkReader)
+	if r == nil {
+		r = new(chunkReader)
+	}
+	in := &r.in
+	in.start(ctx, l.src, c)
+	err := r.read(l.format, c, dst)
+	if in.err != nil { // explains any other error
+		err = fmt.Errorf("read %v: %w", c, in.err)
+	} else if err != nil {
+		err = fmt.Errorf("%w: %v: %w", ErrChunk, c, err)
+	}
+	in.release()
+	if c.InnerOffset+c.Size <= maxPooledBytes {
+		l.readers.Put(r)
+	}
+	if err != nil {
+		return err
+	}
+	if got := sha256.Sum256(dst); got != c.Digest {
+		return fmt.Errorf("%w (%w): %v: want sha256:%x, has sha256:%x", ErrChunkDigest, ErrChunk, c, c.Digest, got)
+	}
+	return nil
+}
+
+// String tells which chunk it is, for errors.
+func (c Chunk) String() string {
+	s := fmt.Sprintf("chunk %s... of %d bytes at byte %d of the layer", hex.EncodeToString(c.Digest[:6]), c.Size, c.BlobOffset)
+	if c.InnerOffset > 0 {
+		s += fmt.Sprintf(", %d within its stream", c.InnerOffset)
+	}
+	return s
+}
+
+// chunkReader holds what one ReadChunk needs and the next can use again.
+type chunkReader struct {
+	in      stream
+	gzip    *gzip.Reader
+	zstd    *zstd.Decoder
+	scratch [8 << 10]byte
+}
+
+// read decompresses c out of r.in into dst.
+func (r *chunkReader) read(format Format, c Chunk, dst []byte) error {
+	var plain io.Reader
+	switch format {
+	case Gzip:
+		if r.gzip == nil {
+			r.gzip = new(gzip.Reader)
+		}
+		if err := r.gzip.Reset(&r.in); err != nil {
+			return fmt.Errorf("decompress: %w", err)
+		}
+		plain = r.gzip
+	case Zstd:
+		if r.zstd == nil {
+			var err error
+			if r.zstd, err = newZstdDecoder(); err != nil {
+				return fmt.Errorf("decompress: %w", err)
+			}
+		}
+		if err := r.in.fill(); err != nil {
+			return fmt.Errorf("decompress: %w", err)
+		}
+		shrinkZstdWindow(r.in.buf, c.InnerOffset+c.Size)
+		if err := r.zstd.Reset(&r.in); err != nil {
+			return fmt.Errorf("decompress: %w", err)
+		}
+		defer r.zstd.Reset(nil)
+		plain = r.zstd
+	default:
+		return fmt.Errorf("unknown %v", format)
+	}
+	for skip := c.InnerOffset; skip > 0; {
+		n, err := io.ReadFull(plain, r.scratch[:min(skip, int64(len(r.scratch)))])
+		if err != nil {
+			return fmt.Errorf("decompress what precedes it: %w", err)
+		}
+		skip -= int64(n)
+	}
+	if n, err := io.ReadFull(plain, dst); err != nil {
+		return fmt.Errorf("decompress, at %d of %d bytes: %w", n, len(dst), err)
+	}
+	return nil
+}
+
+// stream reads a compressed stream from a Source: at first as much as the
+// chunk can need, and more in steps should that not suffice. It implements
+// io.ByteReader, so that gzip adds no buffer of its own.
+type stream struct {
+	ctx  context.Context
+	src  Source
+	off  int64 // in the blob, of what is to be read next
+	left int64 // bytes from there to the stream's end
+	step int64
+	buf  []byte
+	pos  int
+	err  error // of src
+}
+
+func (s *stream) start(ctx context.Context, src Source, c Chunk) {
+	// Data that does not compress grows by far less than this.
+	n := c.InnerOffset + c.Size
+	most := n + n/64 + 4<<10
+	*s = stream{ctx: ctx, src: src, off: c.BlobOffset, left: c.BlobSize, step: most, buf: s.buf[:0]}
+}
+
+// release drops what the stream refers to, but not a buffer of usual size.
+func (s *stream) release() {
+	buf := s.buf[:0]
+	if cap(buf) > maxPooledBytes {
+		buf = nil
+	}
+	*s = stream{buf: buf}
+}
+
+// fill reads the next step. It returns io.EOF at the stream's end.
+func (s *stream) fill() error {
+	if s.err != nil {
+		return s.err
+	}
+	if s.left == 0 {
+		return io.EOF
+	}
+	n := min(s.step, s.left)
+	if int64(cap(s.buf)) < n {
+		s.buf = make([]byte, n)
+	}
+	s.buf, s.pos = s.buf[:n], 0
+	if s.err = readFull(s.ctx, s.src, s.buf, s.off); s.err != nil {
+		s.buf = s.buf[:0]
+		return s.err
+	}
+	s.off, s.left, s.step = s.off+n, s.left-n, stepBytes
+	return nil
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if s.pos == len(s.buf) {
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.buf[s.pos:])
+	s.pos += n
+	return n, nil
+}
+
+func (s *stream) ReadByte() (byte, error) {
+	if s.pos == len(s.buf) {
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	b := s.buf[s.pos]
+	s.pos++
+	return b, nil
+}

@@ -1,0 +1,301 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+)
+
+// ErrNoObject says that no layer of this node holds an object.
+var ErrNoObject = errors.New("no layer holds this object")
+
+// Contents knows where objects can be had. Package fs implements it over the
+// layers of this node.
+type Contents interface {
+	// Find returns an object's chunks. sure is false when layers disagree on
+	// its size, so that what is returned is only a claim until it was read.
+	Find(k cache.Key) (obj layer.Object, sure, ok bool)
+	// FindID returns the key of the object whose id this is: see [cache.Key.ID].
+	FindID(id uint64) (cache.Key, bool)
+	// ReadChunk fills dst with chunk i of object obj, verified. The error is
+	// [layer.ErrChunkDigest] when every layer that claims to hold it gave
+	// something else.
+	ReadChunk(ctx context.Context, obj layer.Object, i int, dst []byte) error
+}
+
+// maxInFlight bounds the bytes of chunks that are being fetched or copied.
+const maxInFlight = 256 << 20
+
+// Loader brings objects into the cache, and reads them while it does. Loads of
+// one chunk are shared; each caller leaves on its own context, and the load
+// itself ends only when the last one has left.
+type Loader struct {
+	contents Contents
+	cache    *cache.Cache
+	memory   *semaphore.Weighted
+	stats    Stats
+
+	mu      sync.Mutex
+	flights map[flightID]*flight
+	wg      sync.WaitGroup
+}
+
+type flightID struct {
+	key   cache.Key
+	chunk int
+}
+
+// flight is one chunk on its way.
+type flight struct {
+	cancel context.CancelFunc
+	users  int // guarded by Loader.mu
+
+	done   chan struct{} // closed when what follows is set
+	data   []byte
+	err    error
+	stored bool
+}
+
+// NewLoader returns a loader of contents into c.
+func NewLoader(contents Contents, c *cache.Cache) *Loader {
+	return &Loader{
+		contents: contents,
+		cache:    c,
+		memory:   semaphore.NewWeighted(maxInFlight),
+		flights:  map[flightID]*flight{},
+	}
+}
+
+// Stats returns the loader's counters.
+func (l *Loader) Stats() *Stats { return &l.stats }
+
+// Wait returns when no load is under way. Loads whose callers have left end at
+// once.
+func (l *Loader) Wait() { l.wg.Wait() }
+
+// Load brings the whole object k into the cache. complete is false when it was
+// fetched and could not be kept (the disk is full).
+func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err error) {
+	for {
+		obj, _, ok := l.contents.Find(k)
+		if !ok {
+			return false, fmt.Errorf("object %s: %w", k, ErrNoObject)
+		}
+		complete, err = l.load(ctx, obj)
+		if !l.misled(obj, err) {
+			return complete, err
+		}
+	}
+}
+
+// misled reports whether err comes of a layer's false claim about the object
+// that is known to be one by now, so that another try would find another.
+func (l *Loader) misled(obj layer.Object, err error) bool {
+	if !errors.Is(err, layer.ErrChunkDigest) {
+		return false
+	}
+	next, _, ok := l.contents.Find(obj.Key)
+	return ok && next.Size != obj.Size
+}
+
+func (l *Loader) load(ctx context.Context, obj layer.Object) (bool, error) {
+	p, release, complete := l.partial(obj)
+	defer release()
+	if complete {
+		return true, nil
+	}
+	stored := make([]bool, len(obj.Chunks))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i := range obj.Chunks {
+		g.Go(func() error {
+			if p != nil && p.Has(i) {
+				stored[i] = true
+				return nil
+			}
+			return l.chunk(ctx, obj, i, func(_ []byte, kept bool) { stored[i] = kept })
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	for _, s := range stored {
+		if !s {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// ReadAt fills dst with the bytes of object k from off, fetching the chunks
+// that are not here yet, all at once. It returns fewer bytes only at the end
+// of the object.
+func (l *Loader) ReadAt(ctx context.Context, k cache.Key, dst []byte, off int64) (int, error) {
+	if f, err := l.cache.OpenObject(k); err == nil {
+		defer f.Close()
+		n, err := f.ReadAt(dst, off)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return n, err
+	}
+	for {
+		obj, _, ok := l.contents.Find(k)
+		if !ok {
+			return 0, fmt.Errorf("object %s: %w", k, ErrNoObject)
+		}
+		n, err := l.readAt(ctx, obj, dst, off)
+		if !l.misled(obj, err) {
+			return n, err
+		}
+	}
+}
+
+func (l *Loader) readAt(ctx context.Context, obj layer.Object, dst []byte, off int64) (int, error) {
+	if off >= obj.Size {
+		return 0, nil
+	}
+	dst = dst[:min(int64(len(dst)), obj.Size-off)]
+	p, release, complete := l.partial(obj)
+	defer release()
+	if complete {
+		return l.ReadAt(ctx, obj.Key, dst, off)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for i, c := range obj.Chunks {
+		from, to := max(off, c.Offset), min(off+int64(len(dst)), c.Offset+c.Size)
+		if from >= to {
+			continue
+		}
+		part := dst[from-off : to-off]
+		g.Go(func() error {
+			if p != nil && p.Has(i) {
+				_, err := p.ReadAt(part, from)
+				return err
+			}
+			return l.chunk(ctx, obj, i, func(data []byte, _ bool) { copy(part, data[from-c.Offset:]) })
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	return len(dst), nil
+}
+
+// partial opens the cache's file for an object of several chunks. p is nil for
+// an object of one chunk, which is stored whole, and where the cache cannot
+// keep it: then it is read all the same.
+func (l *Loader) partial(obj layer.Object) (p *cache.Partial, release func(), complete bool) {
+	if ok, err := l.cache.Recover(obj.Key, chunks(obj)); err == nil && ok {
+		return nil, func() {}, true
+	}
+	if len(obj.Chunks) == 1 {
+		return nil, func() {}, l.cache.Has(obj.Key)
+	}
+	p, err := l.cache.Partial(obj.Key, chunks(obj))
+	if err != nil {
+		l.stats.CacheErrors.Add(1)
+		return nil, func() {}, false
+	}
+	return p, p.Release, p.Complete()
+}
+
+func chunks(obj layer.Object) []cache.Chunk {
+	cs := make([]cache.Chunk, len(obj.Chunks))
+	for i, c := range obj.Chunks {
+		cs[i] = cache.Chunk{Size: c.Size, Digest: c.Digest}
+	}
+	return cs
+}
+
+// chunk calls use with the verified bytes of one chunk, which it may not keep,
+// and with whether they are in the cache.
+func (l *Loader) chunk(ctx context.Context, obj layer.Object, i int, use func(data []byte, stored bool)) error {
+	f := l.join(obj, i)
+	defer l.leave(flightID{obj.Key, i}, f)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if f.err != nil {
+		return f.err
+	}
+	use(f.data, f.stored)
+	return nil
+}
+
+// join returns the flight of a chunk, and starts it if there is none.
+func (l *Loader) join(obj layer.Object, i int) *flight {
+	id := flightID{obj.Key, i}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f := l.flights[id]; f != nil {
+		f.users++
+		return f
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &flight{cancel: cancel, users: 1, done: make(chan struct{})}
+	l.flights[id] = f
+	l.wg.Go(func() {
+		defer close(f.done)
+		defer cancel()
+		f.data, f.stored, f.err = l.fetch(ctx, obj, i)
+		if f.err != nil {
+			l.stats.Failures.Add(1)
+		}
+	})
+	return f
+}
+
+// leave ends one caller's interest in a flight.
+func (l *Loader) leave(id flightID, f *flight) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f.users--; f.users > 0 {
+		return
+	}
+	f.cancel()
+	if l.flights[id] == f {
+		delete(l.flights, id)
+	}
+}
+
+// fetch reads a chunk and puts it into the cache.
+func (l *Loader) fetch(ctx context.Context, obj layer.Object, i int) (data []byte, stored bool, err error) {
+	size := obj.Chunks[i].Size
+	if err := l.memory.Acquire(ctx, min(size, maxInFlight)); err != nil {
+		return nil, false, err
+	}
+	defer l.memory.Release(min(size, maxInFlight))
+	data = make([]byte, size)
+	if err := l.contents.ReadChunk(ctx, obj, i, data); err != nil {
+		return nil, false, fmt.Errorf("object %s, chunk %d: %w", obj.Key, i, err)
+	}
+	l.stats.ChunksFetched.Add(1)
+	l.stats.BytesFetched.Add(size)
+	if err := l.store(obj, i, data); err != nil {
+		l.stats.CacheErrors.Add(1)
+		return data, false, nil // the reader gets it without
+	}
+	return data, true, nil
+}
+
+func (l *Loader) store(obj layer.Object, i int, data []byte) error {
+	if len(obj.Chunks) == 1 {
+		return l.cache.Put(obj.Key, data)
+	}
+	p, err := l.cache.Partial(obj.Key, chunks(obj))
+	if err != nil {
+		return err
+	}
+	defer p.Release()
+	return p.Write(i, data)
+}

@@ -1,0 +1,258 @@
+// Package objects serves the contents of files that are not in the cache yet,
+// as a FUSE file system that overlayfs uses as its last data-only layer: below
+// the root there are directories 00 to ff, in them every object of every layer
+// of this node, by key. Nothing can be listed.
+//
+// The kernel comes here only for what is missing. A small object is fetched
+// whole while its name is looked up, and put into the cache; the answer is
+// then ESTALE, on which the kernel looks once more from the start, and finds
+// the file in the cache's own directory: it is opened natively from its very
+// first time on, and FUSE has no part in it. A larger one is opened here, and
+// fetched chunk by chunk as it is read.
+//
+// The server keeps no state that a kernel relies on: node ids follow from keys
+// ([cache.Key.ID]), and file handles hold nothing.
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
+)
+
+const (
+	rootID = fuse.FUSE_ROOT_ID
+	dirID  = 2              // node id of directory 00; the others follow
+	minID  = dirID + 256    // what is left for objects
+	never  = 24 * time.Hour // for how long the kernel may believe an answer that stays true
+
+	requestSize = 1 << 20 // bytes, the largest FUSE allows
+	readAhead   = 128 << 10
+)
+
+// Config is what a [Server] needs.
+type Config struct {
+	Dir string // where to mount
+
+	// SmallSize is up to which size in bytes an object is fetched whole when
+	// it is first looked up. An object of one chunk always is: its first byte
+	// costs no less.
+	SmallSize int64
+	// Patience is for how long a look-up waits for that. When it is over the
+	// object is opened through FUSE, and waiting goes on at its first read,
+	// where each reader can be interrupted alone.
+	Patience time.Duration
+
+	Log *slog.Logger
+}
+
+// Server serves objects at a mount point.
+type Server struct {
+	fuse.RawFileSystem
+	cfg    Config
+	loader *Loader
+	cache  *cache.Cache
+	fuse   *fuse.Server
+	start  time.Time
+}
+
+// Mount serves the loader's objects at cfg.Dir until [Server.Close].
+func Mount(cfg Config, loader *Loader) (*Server, error) {
+	s := &Server{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		cfg:           cfg,
+		loader:        loader,
+		cache:         loader.cache,
+		start:         time.Now(),
+	}
+	srv, err := fuse.NewServer(s, cfg.Dir, &fuse.MountOptions{
+		Name:                     "ipfs-stargz",
+		FsName:                   "ipfs-stargz",
+		AllowOther:               true,
+		DirectMountStrict:        true,
+		DirectMountFlags:         syscall.MS_RDONLY | syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOATIME,
+		MaxWrite:                 requestSize,
+		MaxReadAhead:             readAhead,
+		MaxBackground:            64,
+		DisableXAttrs:            true,
+		DisableReadDirPlus:       true,
+		ExplicitDataCacheControl: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount FUSE at %s (is /dev/fuse there, and the kernel's fuse module?): %w", cfg.Dir, err)
+	}
+	s.fuse = srv
+	go srv.Serve()
+	if err := srv.WaitMount(); err != nil {
+		return nil, fmt.Errorf("mount FUSE at %s: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+// Close unmounts, also where overlays still use the mount, and returns when no
+// request is under way. What they ask for later fails.
+func (s *Server) Close() error {
+	if err := syscall.Unmount(s.cfg.Dir, syscall.MNT_DETACH|syscall.MNT_FORCE); err != nil {
+		return fmt.Errorf("unmount %s: %w", s.cfg.Dir, err)
+	}
+	s.fuse.Wait()
+	s.loader.Wait()
+	return nil
+}
+
+// String implements [fuse.RawFileSystem].
+func (s *Server) String() string { return "objects" }
+
+// Lookup finds a directory, or an object in one.
+func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	out.SetEntryTimeout(never)
+	out.SetAttrTimeout(never)
+	if h.NodeId == rootID {
+		n, err := strconv.ParseUint(name, 16, 8)
+		if err != nil || len(name) != 2 {
+			return fuse.ENOENT
+		}
+		out.NodeId = dirID + n
+		s.dirAttr(out.NodeId, &out.Attr)
+		return fuse.OK
+	}
+	k, ok := cache.ParseKey(name)
+	if !ok || h.NodeId != dirID+uint64(k[0]) {
+		return fuse.ENOENT
+	}
+	return s.lookupObject(cancel, h.Pid, k, out)
+}
+
+func (s *Server) lookupObject(cancel <-chan struct{}, pid uint32, k cache.Key, out *fuse.EntryOut) fuse.Status {
+	s.loader.stats.Lookups.Add(1)
+	if s.cache.Has(k) {
+		return fuse.Status(syscall.ESTALE) // it was not there yet when overlayfs looked
+	}
+	obj, sure, ok := s.loader.contents.Find(k)
+	if !ok {
+		return fuse.ENOENT
+	}
+	if len(obj.Chunks) == 1 || obj.Size <= s.cfg.SmallSize {
+		ctx, done := reader(cancel, pid)
+		if sure {
+			// Without a limit where the size is in doubt: an entry would
+			// state it.
+			var stop context.CancelFunc
+			ctx, stop = context.WithTimeoutCause(ctx, s.cfg.Patience, errImpatient)
+			defer stop()
+		}
+		complete, err := s.loader.Load(ctx, k)
+		impatient := context.Cause(ctx) == errImpatient
+		done()
+		switch {
+		case err == nil && complete:
+			return fuse.Status(syscall.ESTALE)
+		case err == nil:
+			// Fetched and not kept: opened here, and fetched once more.
+			if obj, sure, ok = s.loader.contents.Find(k); !ok || !sure {
+				return fuse.EIO
+			}
+		case !impatient:
+			return s.status(err)
+		}
+	}
+	out.NodeId = k.ID()
+	objectAttr(out.NodeId, obj.Size, &out.Attr)
+	return fuse.OK
+}
+
+var errImpatient = errors.New("object did not arrive in time for its look-up")
+
+// GetAttr tells the attributes that a node was looked up with.
+func (s *Server) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	out.SetTimeout(never)
+	if in.NodeId < minID {
+		s.dirAttr(in.NodeId, &out.Attr)
+		return fuse.OK
+	}
+	k, ok := s.loader.contents.FindID(in.NodeId)
+	if !ok {
+		return fuse.ENOENT
+	}
+	obj, _, ok := s.loader.contents.Find(k)
+	if !ok {
+		return fuse.ENOENT
+	}
+	objectAttr(in.NodeId, obj.Size, &out.Attr)
+	return fuse.OK
+}
+
+// Open opens an object. What is read of it stays true, so the page cache is
+// kept from one open to the next.
+func (s *Server) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	s.loader.stats.Opens.Add(1)
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	return fuse.OK
+}
+
+// Read fetches what is missing of the range.
+func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	s.loader.stats.Reads.Add(1)
+	k, ok := s.loader.contents.FindID(in.NodeId)
+	if !ok {
+		return nil, fuse.ENOENT
+	}
+	ctx, done := reader(cancel, in.Pid)
+	defer done()
+	n, err := s.loader.ReadAt(ctx, k, buf, int64(in.Offset))
+	if err != nil {
+		return nil, s.status(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// status is the one place where an error becomes an errno.
+func (s *Server) status(err error) fuse.Status {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return fuse.EINTR
+	case errors.Is(err, ErrNoObject):
+		return fuse.ENOENT
+	}
+	s.cfg.Log.Error("a container's read failed", "error", err)
+	return fuse.EIO
+}
+
+// Access and Flush are answered once for all: there is nothing to do.
+func (s *Server) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+// Flush implements [fuse.RawFileSystem].
+func (s *Server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+// Release implements [fuse.RawFileSystem]; handles hold nothing.
+func (s *Server) Release(<-chan struct{}, *fuse.ReleaseIn) {}
+
+// StatFs reports the file system that the cache is on.
+func (s *Server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(s.cache.Dir(), &st); err != nil {
+		return fuse.ToStatus(err)
+	}
+	out.FromStatfsT(&st)
+	return fuse.OK
+}
+
+func (s *Server) dirAttr(id uint64, a *fuse.Attr) {
+	*a = fuse.Attr{Ino: id, Mode: syscall.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
+	a.SetTimes(&s.start, &s.start, &s.start)
+}
+
+func objectAttr(id uint64, size int64, a *fuse.Attr) {
+	*a = fuse.Attr{
+		Ino: id, Mode: syscall.S_IFREG | 0o444, Nlink: 1,
+		Size: uint64(size), Blksize: 4096, Blocks: (uint64(size) + 511) / 512,
+	}
+}

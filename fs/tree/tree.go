@@ -1,0 +1,150 @@
+// Package tree merges the tables of contents of a run of lazy layers into one
+// EROFS image that holds names and metadata only: what `ls -lR` of the run
+// shows, and nothing of what its files contain.
+//
+// A regular file with contents carries overlayfs' own metacopy and redirect
+// attributes, which name its object in a data-only layer: /<aa>/<key>, as
+// [layer.Key.Path] says. So overlayfs, with the mounted image as a lower layer
+// and an object store behind it, serves the run at kernel speed.
+//
+// The merge must equal what containerd makes of the same layers, so it goes the
+// same way, in three steps, each in files of its own:
+//
+//  1. upper: each layer is applied to an empty directory in memory just as
+//     containerd applies its tar to an overlayfs upper directory;
+//  2. overlay: the directories are stacked as overlayfs stacks them;
+//  3. image: the merged tree is written as EROFS.
+//
+// The same layers give the same bytes, whatever machine builds the image. A
+// layer that containerd would refuse to apply, or that could not be served
+// faithfully, is refused with a [*RefusedError]: it has to be unpacked.
+package tree
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+)
+
+// Limits of what is accepted in a layer, beyond what the layer's own reader
+// has checked.
+const (
+	maxName     = 255      // bytes of one path component
+	maxDepth    = 4096     // components of a path, symbolic links resolved
+	maxTarget   = 4095     // bytes of a symbolic link's target: PATH_MAX without its NUL
+	maxXattrs   = 64 << 10 // bytes of names and values of one inode's attributes
+	maxFileSize = 1 << maxChunkBits
+	// maxSteps bounds the directory look-ups made to follow symbolic links and
+	// to find the attributes of directories that have no entry: a few seconds of
+	// work, where a crafted layer could ask for years.
+	maxSteps = 1 << 25
+	// minObjectID is the least first 64 bits of a key: the objects' FUSE
+	// server takes them as a node number, and keeps the ones below to itself.
+	minObjectID = 1024
+)
+
+// formatVersion is part of every image's name. It grows with each change of
+// what is written for the same layers.
+const formatVersion = 1
+
+// Reasons for which a layer is refused, each inside a [*RefusedError].
+var (
+	ErrEntry    = errors.New("invalid entry")
+	ErrParent   = errors.New("path leads through what is no directory")
+	ErrLink     = errors.New("hard link to what is not in its layer")
+	ErrWhiteout = errors.New("invalid whiteout")
+	ErrXattr    = errors.New("invalid extended attribute")
+	ErrLimit    = errors.New("over the limit")
+	ErrKey      = errors.New("object key does not tell it from others")
+	ErrBelow    = errors.New("directory without an entry takes after a normal layer below")
+)
+
+// RefusedError says which entry of which layer cannot be in a tree, and why. The
+// layer can still be unpacked by containerd, which either succeeds or has its own
+// say about what is wrong.
+type RefusedError struct {
+	Layer int    // index in the run, lowest first
+	Path  string // the entry's name in the layer
+	Err   error  // wraps one of the reasons above
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("layer %d of the run cannot be lazy and has to be unpacked: %q: %v", e.Layer, e.Path, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Options tells what a run of layers is stacked on.
+type Options struct {
+	// Below is true when a layer that is not in the run lies below it. Whiteouts
+	// and opaque directories are then kept for overlayfs; else they have done
+	// their work in the merge.
+	Below bool
+}
+
+// Stats describes an image.
+type Stats struct {
+	Inodes  int64 // distinct inodes, directories among them
+	Names   int64 // names, the root's and those of further hard links among them
+	Bytes   int64 // size of the image
+	Content int64 // size of the files, each inode counted once
+}
+
+// Name returns the name of the image of the run whose layers' TOCs have the given
+// digests, lowest first: 32 hexadecimal digits, short because it becomes part of
+// an overlay's options, of which a page is all there is. Equal names mean equal
+// images.
+func Name(tocs []digest.Digest, opts Options) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "ipfs-stargz tree %d below=%t\n", formatVersion, opts.Below)
+	for _, d := range tocs {
+		fmt.Fprintf(h, "%s\n", d)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// Build merges layers, lowest first and each with its entries in the order of
+// its TOC, and writes the image to w. The superblock is written last: what is
+// left behind by an error is no file system.
+//
+// It returns a [*RefusedError] for a layer that cannot be served, ctx.Err() when
+// ctx ends, and w's errors. The layers are not modified.
+func Build(ctx context.Context, w io.WriterAt, layers [][]layer.Entry, opts Options) (Stats, error) {
+	root, err := mergeAll(ctx, layers, opts)
+	if err != nil {
+		return Stats{}, err
+	}
+	stats, err := writeImage(ctx, w, root)
+	if err != nil {
+		return Stats{}, fmt.Errorf("write tree: %w", err)
+	}
+	return stats, nil
+}
+
+// Check returns the error that Build would return for these layers, without
+// building: for deciding whether one more layer can join a run.
+func Check(ctx context.Context, layers [][]layer.Entry, opts Options) error {
+	_, err := mergeAll(ctx, layers, opts)
+	return err
+}
+
+func mergeAll(ctx context.Context, layers [][]layer.Entry, opts Options) (*inode, error) {
+	m := merger{ctx: ctx, opts: opts, keys: make(map[uint64]*layer.Key)}
+	for i, entries := range layers {
+		if err := m.add(entries); err != nil {
+			var refused *RefusedError
+			if errors.As(err, &refused) {
+				refused.Layer = i
+			}
+			return nil, err
+		}
+	}
+	return overlay(m.uppers, opts.Below), nil
+}

@@ -1,0 +1,588 @@
+package estargz
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/continuity/sysx"
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	digest "github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type file struct {
+	tar.Header
+	contents []byte
+}
+
+func reg(name string, contents []byte) file {
+	return file{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(contents))}, contents}
+}
+
+func dir(name string) file {
+	return file{Header: tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}}
+}
+
+func makeTar(t testing.TB, files []file) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		if f.Format == tar.FormatUnknown {
+			f.Format = tar.FormatPAX
+		}
+		if err := w.WriteHeader(&f.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(f.contents); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func contents(seed uint64, n int) []byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = "0123456789abcdef"[r.IntN(16)]
+	}
+	return b
+}
+
+// everything is a tar with all that a layer can have and a tool can lose.
+func everything() []file {
+	when := time.Date(2024, 2, 29, 12, 30, 15, 987654321, time.UTC)
+	long := strings.Repeat("long-name-", 20)
+	files := []file{
+		{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "0123"}}},
+		dir("./"),
+		{Header: tar.Header{Typeflag: tar.TypeDir, Name: "./bin/", Mode: 0o1777, Uid: 3, Gid: 4, ModTime: when}},
+		reg("bin/plain", []byte("plain")),
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "bin/setuid", Mode: 0o106755, Uid: 1 << 22, Gid: 1<<32 - 2, Size: 4, ModTime: when}, contents: []byte("suid")},
+		{Header: tar.Header{Typeflag: tar.TypeLink, Name: "bin/hard", Linkname: "./bin/setuid", Mode: 0o6755, Uid: 1 << 22, Gid: 1<<32 - 2, ModTime: when}},
+		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/sym", Linkname: "../no/./where//x", Mode: 0o777, Uid: 5, ModTime: when.Add(time.Nanosecond)}},
+		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/sym-\xfe", Linkname: "bytes-\xff\x80", Mode: 0o777}},
+		{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3, ModTime: when}},
+		{Header: tar.Header{Typeflag: tar.TypeBlock, Name: "dev/sda", Mode: 0o660, Devmajor: 259, Devminor: 70000}},
+		{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "run/fifo", Mode: 0o600, ModTime: when}},
+		{
+			Header: tar.Header{
+				Typeflag: tar.TypeReg, Name: "etc/attributes", Mode: 0o600, Size: 1, ModTime: when,
+				PAXRecords: map[string]string{
+					"SCHILY.xattr.user.binary": "a\x00\xff\n=b", "SCHILY.xattr.user.empty": "",
+					"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+					"SCHILY.xattr.trusted.x":           "dropped by containerd",
+					"VENDOR.unknown":                   "x",
+				},
+			},
+			contents: []byte("x"),
+		},
+		{Header: tar.Header{Typeflag: tar.TypeDir, Name: "etc/dir/", Mode: 0o700, PAXRecords: map[string]string{"SCHILY.xattr.user.d": "1"}, ModTime: when}},
+		reg("latin-\xe9\xff", []byte("not UTF-8")),
+		reg("really-\uFFFD", []byte("U+FFFD itself")),
+		reg("utf8-日本-é-\u2028-\\-\"-\n-\x01", []byte("odd")),
+		reg(long+"/"+long+"/"+long, []byte("long")),
+		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "to-long", Linkname: long + "/" + long + "/" + long}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "gnu-" + long + "-\xff", Mode: 0o644, Size: 3, Format: tar.FormatGNU, ModTime: when}, contents: []byte("gnu")},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "ustar", Mode: 0o644, Size: 5, Format: tar.FormatUSTAR, ModTime: when.Truncate(time.Second)}, contents: []byte("ustar")},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "epoch-and-a-half", Mode: 0o644, ModTime: time.Unix(0, 500_000_000)}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "before-epoch", Mode: 0o644, ModTime: time.Unix(-5, 500_000_000)}},
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "round-up", Mode: 0o644, ModTime: time.Unix(1_700_000_000, 999_999_999)}},
+		reg("twice", []byte("first")),
+		reg("between", contents(9, 3000)),
+		{Header: tar.Header{Typeflag: tar.TypeReg, Name: "./twice", Mode: 0o600, Size: 6, ModTime: when}, contents: []byte("second")},
+		dir("merged"),
+		reg("merged/kept", []byte("kept")),
+		{Header: tar.Header{Typeflag: tar.TypeDir, Name: "merged/", Mode: 0o711, ModTime: when}},
+		reg("type-changes", []byte("a file first")),
+		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "type-changes", Linkname: "then a symlink"}},
+		reg("implicit/parents/of/this", []byte("x")),
+		{Header: tar.Header{Typeflag: tar.TypeDir, Name: "implicit/parents", Mode: 0o750}},
+		reg("empty", nil),
+		dir("data"),
+	}
+	for i, n := range []int{1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3 << 20} {
+		files = append(files, reg(fmt.Sprintf("data/%d", i), contents(uint64(i), n)))
+	}
+	return files
+}
+
+func section(b []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
+}
+
+// convert converts b and checks what the result says of itself.
+func convert(t testing.TB, b []byte, o Options) []byte {
+	t.Helper()
+	blob, err := Convert(context.Background(), section(b), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blob.Digests(); err == nil {
+		t.Error("digests of a blob that was not read")
+	}
+	out, err := io.ReadAll(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := blob.Digests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := blob.Close(); err != nil {
+		t.Error(err)
+	}
+	plain := gunzip(t, out)
+	if d.DiffID != digest.FromBytes(plain) || d.UncompressedSize != int64(len(plain)) {
+		t.Errorf("digests %+v are not of the blob", d)
+	}
+	stock, err := estargz.Open(section(out))
+	if err != nil {
+		t.Fatalf("the stock reader: %v", err)
+	}
+	if _, err := stock.VerifyTOC(d.TOC); err != nil {
+		t.Errorf("the stock reader: %v", err)
+	}
+	format, toc, err := IsStargz(context.Background(), source(out))
+	if err != nil || format != layer.Gzip || toc != d.TOC {
+		t.Errorf("IsStargz: %v, %v, %v", format, toc, err)
+	}
+	return out
+}
+
+func gunzip(t testing.TB, b []byte) []byte {
+	t.Helper()
+	r, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
+}
+
+type source []byte
+
+func (s source) Size() int64 { return int64(len(s)) }
+
+func (s source) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return bytes.NewReader(s).ReadAt(p, off)
+}
+
+// inode is what is compared of a file.
+type inode struct {
+	Mode             uint32
+	UID, GID         uint32
+	Rdev             uint64
+	Links            uint64
+	Size             int64
+	ModTime          time.Time
+	Link             string
+	Xattrs           map[string]string
+	Contents         [32]byte
+	HardLinkedToName string // first name of the inode
+}
+
+// unpack unpacks a tar as containerd does, without the eStargz's own files,
+// and returns what is then there.
+func unpack(t *testing.T, plain []byte) map[string]inode {
+	t.Helper()
+	root := t.TempDir()
+	if _, err := archive.Apply(context.Background(), root, bytes.NewReader(plain)); err != nil {
+		t.Fatal(err)
+	}
+	for _, own := range []string{estargz.TOCTarName, estargz.NoPrefetchLandmark, estargz.PrefetchLandmark} {
+		if err := os.Remove(filepath.Join(root, own)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	tree, first := map[string]inode{}, map[uint64]string{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == root {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(root, p)
+		st := fi.Sys().(*syscall.Stat_t)
+		n := inode{
+			Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: st.Rdev, Links: st.Nlink, ModTime: fi.ModTime().UTC(),
+			Xattrs: map[string]string{},
+		}
+		if !d.IsDir() {
+			n.Size = st.Size
+			if first[st.Ino] == "" {
+				first[st.Ino] = name
+			}
+			n.HardLinkedToName = first[st.Ino]
+		}
+		if fi.Mode()&fs.ModeSymlink != 0 {
+			if n.Link, err = os.Readlink(p); err != nil {
+				return err
+			}
+		}
+		if fi.Mode().IsRegular() {
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			n.Contents = sha256.Sum256(b)
+		}
+		names, err := sysx.LListxattr(p)
+		if err != nil {
+			return err
+		}
+		for _, x := range names {
+			v, err := sysx.LGetxattr(p, x)
+			if err != nil {
+				return err
+			}
+			n.Xattrs[x] = string(v)
+		}
+		tree[name] = n
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+func sameTree(t *testing.T, got, want map[string]inode) {
+	t.Helper()
+	for name, w := range want {
+		g, ok := got[name]
+		if !ok {
+			t.Errorf("%q is missing", name)
+			continue
+		}
+		// A directory that no entry is for has the time of its last change.
+		if w.Mode&syscall.S_IFMT == syscall.S_IFDIR && time.Since(w.ModTime) < time.Hour {
+			w.ModTime, g.ModTime = time.Time{}, time.Time{}
+		}
+		if !reflect.DeepEqual(g, w) {
+			t.Errorf("%q\n got %+v\nwant %+v", name, g, w)
+		}
+	}
+	for name := range got {
+		if _, ok := want[name]; !ok {
+			t.Errorf("%q is new", name)
+		}
+	}
+}
+
+// TestConvertLosesNothing unpacks a layer as containerd does, before and after
+// its conversion, and compares the two trees and the new TOC with the first.
+func TestConvertLosesNothing(t *testing.T) {
+	plain := makeTar(t, everything())
+	want := unpack(t, plain)
+	if len(want) < 40 {
+		t.Fatalf("the tar has %d files", len(want))
+	}
+	for name, o := range map[string]Options{
+		"defaults":    {},
+		"small chunk": {ChunkSize: 64 << 10, Level: 1},
+		"prioritized": {Prioritized: []string{"data/4", "bin/hard", "etc/missing", "type-changes"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := convert(t, plain, o)
+			sameTree(t, unpack(t, gunzip(t, out)), want)
+			tocEquals(t, out, want)
+		})
+	}
+}
+
+// tocEquals compares the names and metadata that fs/layer reads with tree.
+func tocEquals(t *testing.T, blob []byte, tree map[string]inode) {
+	t.Helper()
+	toc, err := layer.ReadTOC(context.Background(), source(blob), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := map[layer.Type]uint32{
+		layer.Dir: syscall.S_IFDIR, layer.Reg: syscall.S_IFREG, layer.Symlink: syscall.S_IFLNK,
+		layer.Char: syscall.S_IFCHR, layer.Block: syscall.S_IFBLK, layer.Fifo: syscall.S_IFIFO,
+	}
+	for _, e := range toc.Entries {
+		if e.Name == "" {
+			continue // containerd leaves the root as it is
+		}
+		want, ok := tree[e.Name]
+		if !ok {
+			t.Errorf("the TOC has %q", e.Name)
+			continue
+		}
+		if e.Type == layer.Hardlink {
+			if want.HardLinkedToName != tree[e.LinkName].HardLinkedToName {
+				t.Errorf("%q is no link to %q", e.Name, e.LinkName)
+			}
+			continue
+		}
+		mode := types[e.Type] | e.Mode
+		if e.Type == layer.Symlink {
+			mode = syscall.S_IFLNK | 0o777
+		}
+		if mode != want.Mode || e.UID != want.UID || e.GID != want.GID || e.Size != want.Size && e.Type == layer.Reg ||
+			!e.ModTime.Equal(want.ModTime) || e.Type == layer.Symlink && e.LinkName != want.Link {
+			t.Errorf("%q: the TOC has %+v, want %+v", e.Name, e, want)
+		}
+		attrs := map[string]string{}
+		for _, x := range e.Xattrs {
+			attrs[x.Name] = string(x.Value)
+		}
+		if !reflect.DeepEqual(attrs, want.Xattrs) {
+			t.Errorf("%q: extended attributes %q, want %q", e.Name, attrs, want.Xattrs)
+		}
+	}
+	names := map[string]bool{}
+	for _, e := range toc.Entries {
+		for p := e.Name; p != ""; p = parent(p) {
+			names[p] = true
+		}
+	}
+	for name := range tree {
+		if !names[name] {
+			t.Errorf("the TOC lacks %q", name)
+		}
+	}
+}
+
+func TestConvertIsDeterministic(t *testing.T) {
+	plain := makeTar(t, everything())
+	var zipped, zstded bytes.Buffer
+	zw := gzip.NewWriter(&zipped)
+	zw.Write(plain)
+	zw.Close()
+	ze, err := zstd.NewWriter(&zstded, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ze.Write(plain)
+	ze.Close()
+	want := convert(t, plain, Options{})
+	for range 3 {
+		for name, b := range map[string][]byte{"tar": plain, "gzip": zipped.Bytes(), "zstd": zstded.Bytes()} {
+			if got := convert(t, b, Options{}); !bytes.Equal(got, want) {
+				t.Errorf("%s: other bytes", name)
+			}
+		}
+	}
+	// What was converted once converts to the same again.
+	if got := convert(t, want, Options{}); !bytes.Equal(got, want) {
+		t.Error("converted twice: other bytes")
+	}
+}
+
+// TestConvertManyEmptyFiles would need a descriptor for each file if the
+// library cut the layer into parts by its few bytes.
+func TestConvertManyEmptyFiles(t *testing.T) {
+	files := []file{reg("one", []byte("1"))}
+	for i := range 5000 {
+		files = append(files, file{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprintf("link-%d", i), Linkname: "one"}})
+	}
+	toc, err := layer.ReadTOC(context.Background(), source(convert(t, makeTar(t, files), Options{})), "")
+	if err != nil || len(toc.Entries) != len(files) {
+		t.Errorf("%d entries, %v", len(toc.Entries), err)
+	}
+	// And a layer of nothing.
+	convert(t, makeTar(t, nil), Options{})
+}
+
+// sparseTar is a tar with a file of 5 MiB in GNU's sparse format 1.0: data at
+// its begin and end. archive/tar cannot write it, so its parts are put together.
+func sparseTar(t testing.TB) ([]byte, []byte) {
+	t.Helper()
+	want := make([]byte, 5<<20)
+	copy(want, "begin")
+	copy(want[len(want)-3:], "end")
+	body := fmt.Sprintf("2\n0\n5\n%d\n3\n", len(want)-3)
+	body += strings.Repeat("\x00", 512-len(body)) + "beginend"
+	record := func(k, v string) string {
+		n := len(k) + len(v) + 3
+		n += len(fmt.Sprint(n))
+		if len(fmt.Sprint(n)) != len(fmt.Sprint(n-1)) {
+			n = len(k) + len(v) + 3 + len(fmt.Sprint(n))
+		}
+		return fmt.Sprintf("%d %s=%s\n", n, k, v)
+	}
+	pax := record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") +
+		record("GNU.sparse.name", "sparse") + record("GNU.sparse.realsize", fmt.Sprint(len(want)))
+	part := func(typ byte, name, contents string) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(contents)), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, contents); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		h := b.Bytes()
+		h[156] = typ
+		copy(h[148:156], "        ")
+		sum := 0
+		for _, c := range h[:512] {
+			sum += int(c)
+		}
+		copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
+		return h
+	}
+	return slices.Concat(part('x', "PaxHeaders/sparse", pax), part('0', "GNUSparseFile.0/sparse", body), make([]byte, 1024)), want
+}
+
+func TestConvertSparse(t *testing.T) {
+	plain, want := sparseTar(t)
+	tree := unpack(t, plain)
+	if tree["sparse"].Contents != sha256.Sum256(want) {
+		t.Fatalf("the test's tar is not right: %+v", tree)
+	}
+	out := convert(t, plain, Options{})
+	sameTree(t, unpack(t, gunzip(t, out)), tree)
+	tocEquals(t, out, tree)
+}
+
+func TestConvertRefuses(t *testing.T) {
+	link := func(name, to string) file {
+		return file{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to}}
+	}
+	sym := func(name, to string) file {
+		return file{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}}
+	}
+	with := func(f file, change func(*tar.Header)) file {
+		change(&f.Header)
+		return f
+	}
+	for name, files := range map[string][]file{
+		"replaced after a hard link":      {reg("a", []byte("1")), link("b", "a"), reg("a", []byte("2"))},
+		"below a symlink":                 {dir("real"), sym("lib", "real"), reg("lib/x", nil)},
+		"below a file":                    {reg("a", nil), reg("a/b", nil)},
+		"file over a directory":           {dir("a"), reg("a/b", nil), reg("a", nil)},
+		"file over an implicit directory": {reg("a/b", nil), reg("a", nil)},
+		"directory twice with xattrs":     {with(dir("a"), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.user.a": "1"} }), dir("a")},
+		"hard link to another layer":      {link("b", "usr/bin/a")},
+		"hard link to itself":             {link("b", "b")},
+		"hard link to a directory":        {dir("a"), link("b", "a")},
+		"hard link upwards":               {link("b", "../a")},
+		"name upwards":                    {reg("a/../b", nil)},
+		"long component":                  {reg(strings.Repeat("x", 256), nil)},
+		"deep":                            {reg(strings.Repeat("x/", 4096)+"x", nil)},
+		"device number":                   {{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev", Devmajor: 4096}}},
+		"owner":                           {with(reg("a", nil), func(h *tar.Header) { h.Uid = 1 << 32 })},
+		"owner -1":                        {with(reg("a", nil), func(h *tar.Header) { h.Uid = 1<<32 - 1 })},
+		"continuous file":                 {with(reg("a", nil), func(h *tar.Header) { h.Typeflag = tar.TypeCont })},
+		"symlink to nothing":              {sym("a", "")},
+		"root is a file":                  {with(reg("x", nil), func(h *tar.Header) { h.Name = "."; h.Typeflag = tar.TypeFifo })},
+		"xattrs": {with(reg("a", nil), func(h *tar.Header) {
+			h.PAXRecords = map[string]string{"SCHILY.xattr.user.a": strings.Repeat("x", 65_530)}
+		})},
+		"xattr name": {with(reg("a", nil), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.user.\xff": "x"} })},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Convert(context.Background(), section(makeTar(t, files)), Options{})
+			if !errors.Is(err, ErrNotConvertible) {
+				t.Errorf("got %v", err)
+			}
+			t.Log(err)
+		})
+	}
+}
+
+func TestConvertErrors(t *testing.T) {
+	plain := makeTar(t, everything())
+	for name, b := range map[string][]byte{
+		"no tar":        []byte(strings.Repeat("this is no tar ", 100)),
+		"cut tar":       plain[:len(plain)/2],
+		"damaged gzip":  append([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}, contents(1, 600)...),
+		"truncated zip": convert(t, plain, Options{})[:100_000],
+	} {
+		if _, err := Convert(context.Background(), section(b), Options{}); err == nil || errors.Is(err, ErrNotConvertible) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for name, o := range map[string]Options{"level": {Level: 10}, "chunk size": {ChunkSize: -1}, "large chunk": {ChunkSize: 1 << 30}} {
+		if _, err := Convert(context.Background(), section(plain), o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// TestCloseEarly closes a blob that was hardly read, and ends contexts at
+// every stage: no goroutine (see TestMain) and no file may stay.
+func TestCloseEarly(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	plain := makeTar(t, everything())
+	blob, err := Convert(context.Background(), section(plain), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(blob, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := blob.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, after := range []int64{0, 1, 30, 200, 1000} {
+		ctx, cancel := context.WithCancel(context.Background())
+		r := io.NewSectionReader(&cancelAfter{bytes.NewReader(plain), cancel, after}, 0, int64(len(plain)))
+		blob, err := Convert(ctx, r, Options{})
+		if err == nil {
+			cancel()
+			_, err = io.Copy(io.Discard, blob)
+			blob.Close()
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("after %d reads: got %v", after, err)
+		}
+		cancel()
+	}
+	left, err := os.ReadDir(temp)
+	if err != nil || len(left) > 0 {
+		t.Errorf("%v stay, %v", left, err)
+	}
+}
+
+type cancelAfter struct {
+	io.ReaderAt
+	cancel context.CancelFunc
+	left   int64
+}
+
+func (c *cancelAfter) ReadAt(p []byte, off int64) (int, error) {
+	if c.left--; c.left < 0 {
+		c.cancel()
+	}
+	return c.ReaderAt.ReadAt(p, off)
+}

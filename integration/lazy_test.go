@@ -1,0 +1,255 @@
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/image"
+	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
+)
+
+const lazy = testbed.SnapshotterName
+
+// TestTreeEquality holds the lazy root of images against containerd's own unpack
+// of what was pushed, file by file.
+func TestTreeEquality(t *testing.T) {
+	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
+	for _, recipe := range []image.Recipe{image.Debian(), image.Python(), image.Crafted(), image.Odd(), image.Huge()} {
+		t.Run(recipe.Name, func(t *testing.T) {
+			im := testImage(t, recipe)
+			cid := p.push(im)
+			p.must(p.b.Pull(t.Context(), cid))
+			if logged(t, p.b, "cannot be lazy") {
+				t.Error("not all of it is lazy")
+			}
+			want := scanImage(t, p.a, "overlayfs", im.Name)
+			got := scanImage(t, p.b, lazy, cid)
+			compareTrees(t, want, got)
+			t.Logf("%d names compared", len(got))
+		})
+	}
+	if n := len(lazyMounts(t, p.b)); n != 0 {
+		t.Errorf("%d trees are mounted for nobody", n)
+	}
+}
+
+// TestMixed pulls an image of 30 layers of which some, in any order, cannot be
+// lazy: the tree is the same, and the log says why.
+func TestMixed(t *testing.T) {
+	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
+	im := testImage(t, image.Crafted())
+	root := p.push(im)
+	want := scanImage(t, p.a, "overlayfs", im.Name)
+	random := rand.New(rand.NewPCG(7, 7))
+	for name, normal := range map[string]func(i int) bool{
+		"lowest":      func(i int) bool { return i == 0 },
+		"highest":     func(i int) bool { return i == len(im.Layers)-1 },
+		"alternating": func(i int) bool { return i%2 == 1 },
+		"random":      func(int) bool { return random.IntN(3) == 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := 0
+			cid := p.edited(root, func(i int, l *ocispec.Descriptor) {
+				if normal(i) {
+					n++
+					l.Annotations["containerd.io/snapshot/stargz/toc.digest"] = "sha256:" + strings.Repeat("1", 64)
+				}
+			})
+			p.must(p.b.Pull(t.Context(), cid))
+			compareTrees(t, want, scanImage(t, p.b, lazy, cid))
+			if !logged(t, p.b, "level=WARN", "cannot be lazy", "wrong TOC digest") {
+				t.Error("the log does not say why layers are not lazy")
+			}
+			if out, err := p.b.Ctr(t.Context(), "images", "rm", "--sync", cid); err != nil {
+				t.Fatal(out, err)
+			}
+			t.Logf("%d of %d layers are normal", n, len(im.Layers))
+		})
+	}
+}
+
+// TestPythonFirstOutput counts the bytes that a container needs before its first
+// output, beside a full pull of the same image.
+func TestPythonFirstOutput(t *testing.T) {
+	p := newPair(t, testbed.Options{BitsPerSecond: 400e6}, testbed.DaemonConfig{})
+	im := testImage(t, image.Python())
+	cid := p.push(im)
+	name := serveRegistry(t, p.a, im)
+
+	before := p.received()
+	p.must(p.b.Pull(t.Context(), cid))
+	pulled := p.received()
+	out, err := p.b.Run(t.Context(), lazy, cid, "python3", "-c", "print('hello')")
+	if err != nil || strings.TrimSpace(out) != "hello" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	output := p.received()
+	out, err = p.b.Run(t.Context(), lazy, cid, "python3", "-c", "import numpy; print(numpy.arange(4).sum())")
+	if err != nil || strings.TrimSpace(out) != "6" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	withNumpy := p.received()
+	if _, err := p.b.Ctr(t.Context(), "images", "pull", "--plain-http", "--snapshotter", "overlayfs", name); err != nil {
+		t.Fatal(err)
+	}
+	full := p.received() - withNumpy
+	t.Logf("of %d bytes: %d for the pull, %d until the first output, %d with numpy; a full pull %d",
+		im.Size(), pulled-before, output-before, withNumpy-before, full)
+	if share := float64(output-before) / float64(im.Size()); share >= 0.25 {
+		t.Errorf("%.1f %% of the image's bytes until Python's first output, want under 25 %%", 100*share)
+	}
+
+	// The daemon is started again, and nobody else is there: all of it is local.
+	p.restart()
+	p.must(p.a.StopDaemon())
+	for range 2 {
+		before = p.received()
+		out, err = p.b.Run(t.Context(), lazy, cid, "python3", "-c", "import numpy; print(numpy.arange(4).sum())")
+		if err != nil || strings.TrimSpace(out) != "6" {
+			t.Fatalf("again: %q, %v", out, err)
+		}
+		// ARP and the like may pass; not one block.
+		if n := p.received() - before; n > 4000 {
+			t.Errorf("a start of what was fetched received %d bytes", n)
+		}
+	}
+}
+
+// TestContainer does in a container what containers do to files that were never
+// read, and has containerd make a layer of it.
+func TestContainer(t *testing.T) {
+	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
+	im := testImage(t, image.Debian())
+	cid := p.push(im)
+	p.must(p.b.Pull(t.Context(), cid))
+	if out, err := p.b.Ctr(t.Context(), "images", "check", "--snapshotter", lazy); err != nil || !strings.Contains(out, cid) {
+		t.Errorf("ctr images check: %v\n%s", err, out)
+	}
+	ctr := func(args ...string) string {
+		t.Helper()
+		out, err := p.b.Ctr(t.Context(), args...)
+		p.must(err)
+		return out
+	}
+	script := `set -e
+cd /etc; echo more >> passwd; rm group; mv hosts.conf hosts.old 2>/dev/null || mv host.conf host.old
+chmod 600 shadow 2>/dev/null || chmod 600 debian_version; ln debian_version linked; mkdir -p /new/dir; echo new > /new/dir/file
+rm -rf /usr/share/doc; mkdir /usr/share/doc; echo replaced > /usr/share/doc/readme
+cat host.old > /dev/null; tail -n 1 passwd; exec sleep 1000`
+	ctr("run", "--detach", "--snapshotter", lazy, cid, "one", "sh", "-c", script)
+	ctr("run", "--detach", "--snapshotter", lazy, cid, "two", "sleep", "1000")
+	if n := len(lazyMounts(t, p.b)); n != 1 {
+		t.Errorf("%d trees are mounted for two containers of one image", n)
+	}
+	eventually(t, "the script's end", func() bool {
+		out, err := p.b.Ctr(t.Context(), "tasks", "exec", "--exec-id", "probe", "one", "cat", "/usr/share/doc/readme")
+		return err == nil && strings.TrimSpace(out) == "replaced"
+	})
+	for path, want := range map[string]string{"/etc/debian_version": "", "/new/dir/file": "new"} {
+		out := ctr("tasks", "exec", "--exec-id", "read", "one", "cat", path)
+		if out == "" || want != "" && strings.TrimSpace(out) != want {
+			t.Errorf("%s: %q", path, out)
+		}
+	}
+	if out := ctr("tasks", "exec", "--exec-id", "ls", "two", "ls", "/etc"); !strings.Contains(out, "group") {
+		t.Error("one container's deletion shows in another")
+	}
+
+	// A layer of the changes.
+	if out := ctr("snapshots", "--snapshotter", lazy, "ls"); !strings.Contains(out, "one") {
+		t.Errorf("snapshots: %s", out)
+	}
+	diff := filepath.Join(t.TempDir(), "diff")
+	p.must(os.WriteFile(diff, []byte(ctr("snapshots", "--snapshotter", lazy, "diff", "--media-type", ocispec.MediaTypeImageLayer, "one")), 0o600))
+	names := tarNames(t, diff)
+	for _, want := range []string{"etc/passwd", "etc/.wh.group", "etc/linked", "new/dir/file", "usr/share/doc/readme", "etc/host.old", "etc/.wh.host.conf"} {
+		if !names[want] {
+			t.Errorf("the diff lacks %s", want)
+		}
+	}
+
+	// With the daemon stopped, what was read is read; when it is back, so is
+	// everything.
+	p.must(p.b.StopDaemon())
+	if out := ctr("tasks", "exec", "--exec-id", "off", "two", "ls", "/etc"); !strings.Contains(out, "group") {
+		t.Errorf("with the daemon stopped: %q", out)
+	}
+	p.must(p.b.StartDaemon(t.Context(), p.conf))
+
+	for _, c := range []string{"one", "two"} {
+		ctr("tasks", "kill", "--signal", "KILL", c)
+		eventually(t, "the end of container "+c, func() bool {
+			_, err := p.b.Ctr(t.Context(), "tasks", "rm", c)
+			return err == nil
+		})
+		if n := len(lazyMounts(t, p.b)); n != 1 {
+			t.Errorf("%d trees are mounted while a container is there", n)
+		}
+		ctr("containers", "rm", c)
+	}
+	ctr("images", "rm", "--sync", cid)
+	eventually(t, "the end of the tree", func() bool { return len(lazyMounts(t, p.b)) == 0 })
+	for _, d := range []string{"layers", "trees"} {
+		if left, err := os.ReadDir(filepath.Join(p.b.DaemonRoot(), d)); err != nil || len(left) > 0 {
+			t.Errorf("left in %s of an image that was removed: %v, %v", d, left, err)
+		}
+	}
+}
+
+// TestErrors tries what goes wrong for people, and reads what they get.
+func TestErrors(t *testing.T) {
+	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{FetchTimeout: 2e9})
+	im := testImage(t, image.Debian())
+	cid := p.push(im)
+	wants := func(what string, err error, parts ...string) {
+		t.Helper()
+		if err == nil {
+			t.Errorf("%s: no error", what)
+			return
+		}
+		for _, part := range parts {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: the error lacks %q: %v", what, part, err)
+			}
+		}
+	}
+	const unknown = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+	wants("unknown CID", p.b.Pull(t.Context(), unknown), unknown)
+	wants("no CID", p.b.Pull(t.Context(), "python"), "python")
+	layer := ""
+	p.edited(cid, func(_ int, l *ocispec.Descriptor) { layer = cidOf(*l) })
+	wants("not an image", p.b.Pull(t.Context(), layer), layer)
+	_, err := p.b.Stargz(t.Context(), "push", "no/such:image")
+	wants("push of an unknown image", err, "no/such:image")
+
+	config := filepath.Join(t.TempDir(), "config.toml")
+	serve := func(toml string) error {
+		p.must(os.WriteFile(config, []byte(toml), 0o600))
+		_, err := p.b.Output(t.Context(), p.b.Command(t.Context(), p.Binary(), "serve", "--config", config))
+		return err
+	}
+	wants("typo", serve("rot = '/x'"), `"rot"`, config)
+	dir := t.TempDir()
+	wants("socket in use", serve(fmt.Sprintf("root = %q\naddress = %q\n", dir, p.b.DaemonSocket())), p.b.DaemonSocket(), "another")
+	wants("root in use", serve(fmt.Sprintf("root = %q\naddress = %q\n[api]\naddress = %q\n", p.b.DaemonRoot(), dir+"/s", dir+"/a")), p.b.DaemonRoot(), "in use")
+
+	// The provider goes, in the middle of it: bounded errors, then all is well.
+	p.must(p.b.Pull(t.Context(), cid))
+	p.must(p.a.StopDaemon())
+	_, err = p.b.Run(t.Context(), lazy, cid, "sh", "-c", "echo hello")
+	wants("provider gone", err)
+	if !logged(t, p.b, "level=ERROR", "a container's read failed") {
+		t.Error("the log does not tell of the failed read")
+	}
+	p.must(p.a.StartDaemon(t.Context(), testbed.DaemonConfig{}))
+	eventually(t, "the container to run when the provider is back", func() bool {
+		out, err := p.b.Run(t.Context(), lazy, cid, "sh", "-c", "echo hello")
+		return err == nil && strings.TrimSpace(out) == "hello"
+	})
+}

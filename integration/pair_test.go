@@ -1,0 +1,174 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/image"
+	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
+)
+
+// binary builds the ipfs-stargz under test, once for all tests.
+var binary = sync.OnceValues(func() (string, error) { return testbed.Build(context.Background(), true) })
+
+// pair is two nodes that know each other: a pushes, b pulls.
+type pair struct {
+	*testbed.Bed
+	t    *testing.T
+	a, b *testbed.Node
+	peer string // a's address
+	conf testbed.DaemonConfig
+}
+
+// newPair starts containerd and the daemon on both nodes. conf is b's.
+func newPair(t *testing.T, o testbed.Options, conf testbed.DaemonConfig) *pair {
+	t.Helper()
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Nodes, o.Binary = 2, bin
+	p := &pair{Bed: newBed(t, o), t: t}
+	p.a, p.b = p.Nodes[0], p.Nodes[1]
+	for _, n := range p.Nodes {
+		p.must(n.StartContainerd(t.Context(), ""))
+	}
+	p.must(p.a.StartDaemon(t.Context(), testbed.DaemonConfig{}))
+	if p.peer, err = p.a.Multiaddr(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conf.Peers = append(conf.Peers, p.peer)
+	p.conf = conf
+	p.must(p.b.StartDaemon(t.Context(), conf))
+	return p
+}
+
+func (p *pair) must(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// push puts a test image into containerd on node a, and from there into IPFS.
+func (p *pair) push(im *image.Image, args ...string) (cid string) {
+	p.t.Helper()
+	p.must(p.a.Import(p.t.Context(), im))
+	cid, err := p.a.Push(p.t.Context(), im.Name, args...)
+	p.must(err)
+	return cid
+}
+
+// restart ends b's daemon and starts it again.
+func (p *pair) restart() {
+	p.t.Helper()
+	p.must(p.b.StopDaemon())
+	p.must(p.b.StartDaemon(p.t.Context(), p.conf))
+}
+
+// received is what b's link has received since the beginning.
+func (p *pair) received() int64 {
+	p.t.Helper()
+	t, err := p.b.Namespace.Traffic()
+	p.must(err)
+	return t.Received
+}
+
+// lazyMounts are the EROFS trees that are mounted on a node.
+func lazyMounts(t *testing.T, n *testbed.Node) (trees []string) {
+	t.Helper()
+	mounts, err := testbed.Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mounts {
+		if m.Type == "erofs" && strings.HasPrefix(m.Point, n.Dir+"/") {
+			trees = append(trees, m.Point)
+		}
+	}
+	return trees
+}
+
+// logged tells whether a node's daemon logged a line with all of these in it.
+func logged(t *testing.T, n *testbed.Node, parts ...string) bool {
+	t.Helper()
+	b, err := os.ReadFile(n.DaemonLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+lines:
+	for line := range strings.Lines(string(b)) {
+		for _, p := range parts {
+			if !strings.Contains(line, p) {
+				continue lines
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// edited pushes, on node a, an image like the one at root but with its layers'
+// descriptors changed by edit.
+func (p *pair) edited(root string, edit func(i int, l *ocispec.Descriptor)) string {
+	p.t.Helper()
+	ctx := p.t.Context()
+	client, err := kubo.New("/unix" + filepath.Join(p.a.Dir, "api.sock"))
+	p.must(err)
+	defer client.Close()
+	var target ocispec.Descriptor
+	p.getJSON(client, root, &target)
+	var manifest ocispec.Manifest
+	p.getJSON(client, cidOf(target), &manifest)
+	if len(manifest.Layers) == 0 {
+		p.t.Fatalf("%s is no manifest with layers", target.MediaType)
+	}
+	for i := range manifest.Layers {
+		edit(i, &manifest.Layers[i])
+	}
+	put := func(v any) (string, []byte) {
+		data, err := json.Marshal(v)
+		p.must(err)
+		var c cid.Cid
+		p.must(client.ImportCAR(ctx, nil, func(put ipfs.PutFunc) (err error) {
+			c, _, err = ipfs.Import(ctx, strings.NewReader(string(data)), put)
+			return err
+		}))
+		return c.String(), data
+	}
+	c, data := put(manifest)
+	target.Digest, target.Size, target.URLs = digest.FromBytes(data), int64(len(data)), []string{"ipfs://" + c}
+	c, _ = put(target)
+	return c
+}
+
+func cidOf(d ocispec.Descriptor) string {
+	for _, u := range d.URLs {
+		if c, ok := strings.CutPrefix(u, "ipfs://"); ok {
+			return c
+		}
+	}
+	return ""
+}
+
+func (p *pair) getJSON(client *kubo.Client, cid string, v any) {
+	p.t.Helper()
+	r, err := client.Cat(p.t.Context(), cid, 0, -1)
+	p.must(err)
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	p.must(err)
+	p.must(json.Unmarshal(data, v))
+}

@@ -1,0 +1,154 @@
+package ipfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/ipfs/go-cid"
+)
+
+// File reads ranges of a UnixFS file. It knows where each leaf begins and what
+// its CID is, so a range costs one parallel Get of exactly the leaves that
+// cover it, however deep the tree. It is safe for concurrent use.
+type File struct {
+	blocks  Blocks
+	root    cid.Cid
+	table   *table
+	saveErr error
+}
+
+// Leaf is one part of a file whose bytes are those of one block.
+type Leaf struct {
+	Offset int64 // in the file, bytes
+	Size   int64 // bytes of the file
+	CID    cid.Cid
+}
+
+// OpenFile opens the UnixFS file with the given root: raw or dag-pb leaves,
+// balanced or not, or a single block. Its table of leaves is kept in dir, in
+// one file, from the first time on; later no block is fetched to open it. A
+// damaged table is made again. Without a dir the table is kept in memory alone.
+//
+// A file over maxSize bytes is refused ([ErrTooLarge]), as is what is no file
+// ([ErrNotFile]) or breaks a rule or a limit ([ErrMalformed]). Other errors are
+// those of blocks, and of reading dir.
+func OpenFile(ctx context.Context, blocks Blocks, dir string, root cid.Cid, maxSize int64) (*File, error) {
+	if err := CheckCID(root); err != nil {
+		return nil, err
+	}
+	f := &File{blocks: blocks, root: root}
+	if dir != "" {
+		var err error
+		f.table, err = loadTable(dir, root)
+		if err != nil && !errors.Is(err, errTable) && ignoreMissing(err) != nil {
+			return nil, fmt.Errorf("ipfs: leaf table: %w", err)
+		}
+	}
+	if f.table == nil {
+		leaves, err := walk(ctx, blocks, root, maxSize)
+		if err != nil {
+			return nil, err
+		}
+		f.table = newTable(root, leaves)
+		if dir != "" {
+			f.saveErr = f.table.save(dir, root)
+		}
+	}
+	if f.Size() > maxSize {
+		return nil, fmt.Errorf("ipfs: file %s of %d bytes is %w: at most %d are expected", root, f.Size(), ErrTooLarge, maxSize)
+	}
+	return f, nil
+}
+
+// SaveError tells why the table could not be kept on disk, for example because
+// the disk is full. The file can be read all the same.
+func (f *File) SaveError() error { return f.saveErr }
+
+// Root returns the CID of the file.
+func (f *File) Root() cid.Cid { return f.root }
+
+// Size returns the length of the file in bytes.
+func (f *File) Size() int64 { return f.table.size() }
+
+// NumLeaves returns how many leaves the file has.
+func (f *File) NumLeaves() int { return f.table.n }
+
+// Leaves yields the leaves in the order of the file.
+func (f *File) Leaves() iter.Seq[Leaf] {
+	return func(yield func(Leaf) bool) {
+		for i := range f.table.n {
+			c, err := f.table.cid(i)
+			if err != nil {
+				return // not reached: every CID was parsed when the table was
+			}
+			if start := f.table.start(i); !yield(Leaf{Offset: start, Size: f.table.end(i) - start, CID: c}) {
+				return
+			}
+		}
+	}
+}
+
+// ReadAt fills p with the bytes from off, with the contract of [io.ReaderAt]:
+// fewer than len(p) bytes come only with an error, [io.EOF] at the file's end.
+// Errors are those of [Blocks], or [ErrMalformed] for a leaf whose length is
+// not what the tree says. After an error other than io.EOF n is 0, and p may
+// have been written to.
+func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, fmt.Errorf("ipfs: file %s: negative offset %d", f.root, off)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if off >= f.Size() {
+		return 0, io.EOF
+	}
+	short := int64(len(p)) > f.Size()-off
+	if short {
+		p = p[:f.Size()-off]
+	}
+	if err := f.readLeaves(ctx, p, off); err != nil {
+		return 0, err
+	}
+	if short {
+		return len(p), io.EOF
+	}
+	return len(p), nil
+}
+
+// readLeaves fills p, all of which is within the file.
+func (f *File) readLeaves(ctx context.Context, p []byte, off int64) error {
+	first, last := f.table.at(off), f.table.at(off+int64(len(p))-1)
+	want := make([]cid.Cid, 0, last-first+1)
+	// The same leaf can be needed in several places (a run of zeros).
+	places := make(map[cid.Cid][]int, last-first+1)
+	for i := first; i <= last; i++ {
+		c, err := f.table.cid(i)
+		if err != nil {
+			return fmt.Errorf("ipfs: file %s: leaf table: %w", f.root, err)
+		}
+		if places[c] == nil {
+			want = append(want, c)
+		}
+		places[c] = append(places[c], i)
+	}
+	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error {
+		node, err := decodeNode(c, block)
+		if err != nil {
+			return err
+		}
+		for _, i := range places[c] {
+			start, end := f.table.start(i), f.table.end(i)
+			if int64(len(node.data)) != end-start {
+				return fmt.Errorf("ipfs: file %s: %w: leaf %s holds %d bytes, the tree says %d",
+					f.root, ErrMalformed, c, len(node.data), end-start)
+			}
+			from, to := max(start, off), min(end, off+int64(len(p)))
+			copy(p[from-off:to-off], node.data[from-start:to-start])
+		}
+		return nil
+	})
+}

@@ -1,0 +1,225 @@
+// Package node is the embedded IPFS node: a libp2p host, bitswap as client and
+// server, and a store of blocks on disk. It implements [ipfs.Blocks].
+//
+// A node is private and fails closed. It talks to the configured peers, or to
+// whoever has the swarm key, and to no one else: there is no DHT, no bootstrap
+// list, no relay, no mDNS and no gateway in it. It serves what it holds.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ipfs/boxo/bitswap"
+	"github.com/ipfs/boxo/bitswap/network/bsnet"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/sys/unix"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+)
+
+// Node is a running node. It is safe for concurrent use. Use [Open].
+type Node struct {
+	s       settings
+	lock    *os.File
+	store   *store
+	host    host.Host
+	peering *peering
+	bitswap *bitswap.Bitswap
+
+	ctx      context.Context // of the bitswap sessions
+	cancel   context.CancelFunc
+	sessions sessions
+	close    sync.Once
+	closeErr error
+
+	blocksFetched, bytesFetched atomic.Int64
+}
+
+var _ ipfs.Blocks = (*Node)(nil)
+
+// The server's tuning: large messages, many at once. With boxo's defaults one
+// peer gets half as much in the same time.
+const (
+	serveWorkers      = 64
+	outstandingBytes  = 16 << 20 // to one peer
+	messageBytes      = 1 << 20
+	queuedWants       = 16 << 10 // of one peer
+	blockstoreWorkers = 32
+)
+
+// Open starts a node. It returns when the node listens; peers are connected in
+// the background. ctx is for the opening alone.
+func Open(ctx context.Context, c Config) (n *Node, err error) {
+	s, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	n = &Node{s: s}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+			n = nil
+		}
+	}()
+	if n.lock, err = lockDir(s.Dir); err != nil {
+		return n, err
+	}
+	key, err := loadIdentity(filepath.Join(s.Dir, "identity.key"))
+	if err != nil {
+		return n, err
+	}
+	if n.store, err = openStore(s.Dir, s.Log); err != nil {
+		return n, err
+	}
+	if n.host, err = newHost(s, key); err != nil {
+		return n, err
+	}
+	n.bitswap = bitswap.New(n.ctx, bsnet.NewFromIpfsHost(n.host), nil, n.store,
+		bitswap.TaskWorkerCount(serveWorkers),
+		bitswap.EngineTaskWorkerCount(serveWorkers),
+		bitswap.EngineBlockstoreWorkerCount(blockstoreWorkers),
+		bitswap.MaxOutstandingBytesPerPeer(outstandingBytes),
+		bitswap.WithTargetMessageSize(messageBytes),
+		bitswap.MaxQueuedWantlistEntriesPerPeer(queuedWants),
+		bitswap.WithoutDuplicatedBlockStats(),
+	)
+	n.sessions.open = func() (context.CancelFunc, fetcher) {
+		ctx, cancel := context.WithCancel(n.ctx)
+		return cancel, n.bitswap.NewSession(ctx)
+	}
+	n.peering = startPeering(n.host, s.peers, s.Log)
+	return n, nil
+}
+
+// lockDir keeps other processes out of a directory while the file is open.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		err = fmt.Errorf("node: %s is in use by another process: %w; stop that one, or configure another directory", dir, err)
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Close ends the node: connections, goroutines, and the blocks that are not
+// written yet are. It may be called more than once.
+func (n *Node) Close() error {
+	n.close.Do(func() {
+		n.cancel()
+		if n.peering != nil {
+			n.peering.stop()
+		}
+		var errs []error
+		if n.bitswap != nil {
+			errs = append(errs, n.bitswap.Close())
+		}
+		if n.host != nil {
+			errs = append(errs, n.host.Close())
+		}
+		if n.store != nil {
+			n.store.close()
+		}
+		if n.lock != nil {
+			errs = append(errs, n.lock.Close())
+		}
+		n.closeErr = errors.Join(errs...)
+	})
+	return n.closeErr
+}
+
+// ID returns the node's peer id.
+func (n *Node) ID() string { return n.host.ID().String() }
+
+// Addrs returns the multiaddrs at which the node can be dialed, each with
+// /p2p/ID at its end: what other nodes have in their Config.Peers.
+func (n *Node) Addrs() []string {
+	return fullAddrs(n.host.ID(), n.host.Addrs())
+}
+
+// PeersConnected returns the multiaddrs of the connected peers, each with
+// /p2p/ID at its end, sorted.
+func (n *Node) PeersConnected() []string {
+	var out []string
+	for _, c := range n.host.Network().Conns() {
+		out = append(out, fullAddrs(c.RemotePeer(), []ma.Multiaddr{c.RemoteMultiaddr()})...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func fullAddrs(id peer.ID, addrs []ma.Multiaddr) []string {
+	out := make([]string, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, a.String()+"/p2p/"+id.String())
+	}
+	return out
+}
+
+// Has tells whether the node holds the block of c itself.
+func (n *Node) Has(ctx context.Context, c cid.Cid) (bool, error) {
+	if err := ipfs.CheckCID(c); err != nil {
+		return false, err
+	}
+	return n.store.Has(ctx, c)
+}
+
+// Put stores blocks and serves them from then on. Each is verified first. They
+// are on the disk for certain after [Node.Sync].
+func (n *Node) Put(ctx context.Context, bs ...blocks.Block) error {
+	for _, b := range bs {
+		if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
+			return err
+		}
+	}
+	if err := n.store.PutMany(ctx, bs); err != nil {
+		return err
+	}
+	return n.bitswap.NotifyNewBlocks(ctx, bs...)
+}
+
+// Sync returns when all blocks put before are on stable storage.
+func (n *Node) Sync(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return n.store.sync()
+}
+
+// Stats counts since the node was opened.
+type Stats struct {
+	BlocksFetched, BytesFetched   int64 // handed over by Get, from the network
+	BlocksReceived, BytesReceived int64 // from the network; with what came twice or too late
+	BlocksSent, BytesSent         int64 // to the network
+}
+
+// Stats returns the counts. Bytes are those of the blocks, without what the
+// protocols add.
+func (n *Node) Stats() Stats {
+	s := Stats{BlocksFetched: n.blocksFetched.Load(), BytesFetched: n.bytesFetched.Load()}
+	if b, err := n.bitswap.Stat(); err == nil {
+		s.BlocksReceived, s.BytesReceived = int64(b.BlocksReceived), int64(b.DataReceived)
+		s.BlocksSent, s.BytesSent = int64(b.BlocksSent), int64(b.DataSent)
+	}
+	return s
+}

@@ -1,0 +1,634 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/boxo/bitswap"
+	"github.com/ipfs/boxo/bitswap/network/bsnet"
+	"github.com/ipfs/boxo/blockstore"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/goleak"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const loopback = "/ip4/127.0.0.1/tcp/0"
+
+// open starts a node that ends with the test.
+func open(t testing.TB, c Config) *Node {
+	t.Helper()
+	if c.Dir == "" {
+		c.Dir = t.TempDir()
+	}
+	if c.Listen == nil {
+		c.Listen = []string{loopback}
+	}
+	if c.FetchTimeout == 0 {
+		c.FetchTimeout = 2 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	n, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// identity makes the identity of a node before it runs, so that two nodes can
+// know each other.
+func identity(t testing.TB, dir string) string {
+	t.Helper()
+	key, err := loadIdentity(filepath.Join(dir, "identity.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.String()
+}
+
+// pair starts two nodes that list each other; the first dials the second.
+func pair(t testing.TB) (client, server *Node) {
+	t.Helper()
+	dir := t.TempDir()
+	server = open(t, Config{Peers: []string{"/p2p/" + identity(t, dir)}})
+	client = open(t, Config{Dir: dir, Peers: server.Addrs()})
+	return client, server
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("did not happen within 30 s: %s", what)
+		}
+	}
+}
+
+func connected(t testing.TB, n *Node, peers int) {
+	t.Helper()
+	eventually(t, "the peers connect", func() bool { return len(n.PeersConnected()) == peers })
+}
+
+func put(t testing.TB, n *Node, bs ...blocks.Block) {
+	t.Helper()
+	if err := n.Put(t.Context(), bs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fetch(t testing.TB, n *Node, c cid.Cid) ([]byte, error) {
+	t.Helper()
+	var got []byte
+	err := n.Get(t.Context(), []cid.Cid{c}, func(_ cid.Cid, data []byte) error {
+		got = data
+		return nil
+	})
+	return got, err
+}
+
+func wantBlock(t testing.TB, n *Node, b blocks.Block) {
+	t.Helper()
+	if got, err := fetch(t, n, b.Cid()); err != nil || !bytes.Equal(got, b.RawData()) {
+		t.Errorf("Get: %d bytes, %v", len(got), err)
+	}
+}
+
+// The blocks come from another node.
+func TestSuiteFromNode(t *testing.T) {
+	blockstest.Run(t, func(t *testing.T) blockstest.Fixture {
+		client, server := pair(t)
+		return blockstest.Fixture{
+			Blocks: client,
+			Put:    func(t testing.TB, bs ...blocks.Block) { put(t, server, bs...) },
+			Plant:  func(t testing.TB, c cid.Cid, data []byte) { plant(t, server, c, data) },
+		}
+	})
+}
+
+// The blocks are in the node's own store; damaged ones are nowhere else.
+func TestSuiteFromStore(t *testing.T) {
+	blockstest.Run(t, func(t *testing.T) blockstest.Fixture {
+		n := open(t, Config{})
+		return blockstest.Fixture{
+			Blocks: n,
+			Put:    func(t testing.TB, bs ...blocks.Block) { put(t, n, bs...) },
+			Plant:  func(t testing.TB, c cid.Cid, data []byte) { plant(t, n, c, data) },
+		}
+	})
+}
+
+// plant writes a block file as it is.
+func plant(t testing.TB, n *Node, c cid.Cid, data []byte) {
+	t.Helper()
+	path := n.store.path(c)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The blocks come from boxo's own bitswap over a store that verifies nothing:
+// what other IPFS nodes run, and a peer that lies.
+func TestSuiteFromForeignBitswap(t *testing.T) {
+	blockstest.Run(t, func(t *testing.T) blockstest.Fixture {
+		h, err := libp2p.New(libp2p.ListenAddrStrings(loopback), libp2p.Transport(tcp.NewTCPTransport),
+			libp2p.DisableRelay(), libp2p.DisableMetrics(), libp2p.ResourceManager(&network.NullResourceManager{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bs := blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore()), blockstore.WriteThrough(true))
+		ex := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h), nil, bs)
+		t.Cleanup(func() {
+			if err := errors.Join(ex.Close(), h.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+		plant := func(t testing.TB, c cid.Cid, data []byte) {
+			b, err := blocks.NewBlockWithCid(data, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := bs.Put(context.Background(), b); err != nil {
+				t.Fatal(err)
+			}
+			if err := ex.NotifyNewBlocks(context.Background(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return blockstest.Fixture{
+			Blocks: open(t, Config{Peers: fullAddrs(h.ID(), h.Addrs())}),
+			Put: func(t testing.TB, all ...blocks.Block) {
+				for _, b := range all {
+					plant(t, b.Cid(), b.RawData())
+				}
+			},
+			Plant: plant,
+		}
+	})
+}
+
+// What was fetched is kept and served on, and needs the network no more.
+func TestKeepsWhatItFetched(t *testing.T) {
+	dir := t.TempDir()
+	server := open(t, Config{Peers: []string{"/p2p/" + identity(t, dir)}})
+	b := blockstest.Random(t, 1, 256<<10)
+	put(t, server, b)
+	client := open(t, Config{Dir: dir, Peers: server.Addrs()})
+	wantBlock(t, client, b)
+	if s := client.Stats(); s.BlocksFetched != 1 || s.BytesFetched != 256<<10 || s.BytesReceived != 256<<10 {
+		t.Errorf("client's stats: %+v", s)
+	}
+	if s := server.Stats(); s.BlocksSent != 1 || s.BytesSent != 256<<10 {
+		t.Errorf("server's stats: %+v", s)
+	}
+	if err := errors.Join(server.Close(), client.Close()); err != nil {
+		t.Fatal(err)
+	}
+	client = open(t, Config{Dir: dir})
+	if ok, err := client.Has(t.Context(), b.Cid()); !ok || err != nil {
+		t.Errorf("Has: %v, %v", ok, err)
+	}
+	wantBlock(t, client, b)
+}
+
+// A chain: the last has no connection to the first.
+func TestServesWhatItFetched(t *testing.T) {
+	dir1, dir2 := t.TempDir(), t.TempDir()
+	first := open(t, Config{Peers: []string{"/p2p/" + identity(t, dir1)}})
+	middle := open(t, Config{Dir: dir1, Peers: append(first.Addrs(), "/p2p/"+identity(t, dir2))})
+	last := open(t, Config{Dir: dir2, Peers: middle.Addrs(), FetchTimeout: 30 * time.Second})
+	b := blockstest.Random(t, 1, 256<<10)
+	put(t, first, b)
+	connected(t, last, 1)
+	// The last one asks before the middle has it, and gets it when it has.
+	done := make(chan error)
+	go func() {
+		_, err := fetch(t, last, b.Cid())
+		done <- err
+	}()
+	eventually(t, "the middle knows the want", func() bool {
+		return len(middle.bitswap.WantlistForPeer(last.host.ID())) > 0
+	})
+	wantBlock(t, middle, b)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A damaged block on disk is fetched again, and replaced on disk.
+func TestDamagedBlockIsFetchedAgain(t *testing.T) {
+	client, server := pair(t)
+	for name, damage := range map[string]func(path string) error{
+		"cut":      func(p string) error { return os.Truncate(p, 100) },
+		"emptied":  func(p string) error { return os.Truncate(p, 0) },
+		"extended": func(p string) error { return os.Truncate(p, 5<<20) },
+		"zeros":    func(p string) error { return os.WriteFile(p, make([]byte, 5000), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := blockstest.Random(t, 1, 5000)
+			put(t, server, b)
+			wantBlock(t, client, b)
+			client.store.flush()
+			path := client.store.path(b.Cid())
+			if err := damage(path); err != nil {
+				t.Fatal(err)
+			}
+			before := client.Stats().BlocksFetched
+			wantBlock(t, client, b)
+			if n := client.Stats().BlocksFetched - before; n != 1 {
+				t.Errorf("%d blocks were fetched, want 1", n)
+			}
+			client.store.flush()
+			if data, err := os.ReadFile(path); err != nil || !bytes.Equal(data, b.RawData()) {
+				t.Errorf("the file was not replaced: %d bytes, %v", len(data), err)
+			}
+		})
+	}
+}
+
+// Pushing a block again mends a damaged one.
+func TestPutMendsDamagedBlock(t *testing.T) {
+	n := open(t, Config{})
+	b := blockstest.Random(t, 1, 5000)
+	put(t, n, b)
+	if err := os.Truncate(n.store.path(b.Cid()), 10); err != nil {
+		t.Fatal(err)
+	}
+	put(t, n, b)
+	if err := n.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantBlock(t, n, b)
+}
+
+func TestPutVerifies(t *testing.T) {
+	n := open(t, Config{})
+	good := blockstest.Random(t, 1, 100)
+	bad, err := blocks.NewBlockWithCid([]byte("other"), good.Cid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Put(t.Context(), bad); !errors.Is(err, ipfs.ErrBadBlock) {
+		t.Errorf("Put: %v, want ErrBadBlock", err)
+	}
+	if err := n.Put(t.Context(), blockstest.Random(t, 2, ipfs.MaxBlockSize+1)); !errors.Is(err, ipfs.ErrTooLarge) {
+		t.Errorf("Put: %v, want ErrTooLarge", err)
+	}
+	if ok, err := n.Has(t.Context(), good.Cid()); ok || err != nil {
+		t.Errorf("Has: %v, %v", ok, err)
+	}
+}
+
+// The provider goes away, and comes back at the same address.
+func TestProviderGoneAndBack(t *testing.T) {
+	serverDir, clientDir := t.TempDir(), t.TempDir()
+	allow := []string{"/p2p/" + identity(t, clientDir)}
+	server := open(t, Config{Dir: serverDir, Peers: allow})
+	a, b, c := blockstest.Random(t, 1, 1000), blockstest.Random(t, 2, 1000), blockstest.Random(t, 3, 1000)
+	put(t, server, a, b, c)
+	addrs := server.Addrs()
+	client := open(t, Config{Dir: clientDir, Peers: addrs, FetchTimeout: time.Second})
+	wantBlock(t, client, a)
+
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	connected(t, client, 0)
+	_, err := fetch(t, client, b.Cid())
+	var u *ipfs.UnavailableError
+	if !errors.As(err, &u) || !slices.Equal(u.CIDs, []cid.Cid{b.Cid()}) || len(u.Asked) > 0 {
+		t.Fatalf("Get: %v, want an UnavailableError that asked nobody", err)
+	}
+	if !strings.Contains(err.Error(), "no peer is connected") {
+		t.Errorf("the text %q does not say that no peer is connected", err)
+	}
+	wantBlock(t, client, a) // what is here needs nobody
+
+	listen := strings.Split(addrs[0], "/p2p/")[0]
+	open(t, Config{Dir: serverDir, Listen: []string{listen}, Peers: allow})
+	eventually(t, "reads work again", func() bool {
+		_, err := fetch(t, client, b.Cid())
+		return err == nil
+	})
+	wantBlock(t, client, c)
+}
+
+// A read that began while nobody was there gets its block from who comes.
+func TestProviderComesDuringGet(t *testing.T) {
+	serverDir, clientDir := t.TempDir(), t.TempDir()
+	allow := []string{"/p2p/" + identity(t, clientDir)}
+	server := open(t, Config{Dir: serverDir, Peers: allow})
+	b := blockstest.Random(t, 2, 1000)
+	put(t, server, b)
+	addrs := server.Addrs()
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	client := open(t, Config{Dir: clientDir, Peers: addrs, FetchTimeout: 30 * time.Second})
+	done := make(chan error)
+	go func() {
+		_, err := fetch(t, client, b.Cid())
+		done <- err
+	}()
+	eventually(t, "it is wanted", func() bool { return len(client.bitswap.GetWantlist()) > 0 })
+	open(t, Config{Dir: serverDir, Listen: []string{strings.Split(addrs[0], "/p2p/")[0]}, Peers: allow})
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Two readers of one block are one want, and one transfer.
+func TestReadersShareAWant(t *testing.T) {
+	client, server := pair(t)
+	connected(t, client, 1)
+	b := blockstest.Random(t, 1, 1<<20)
+	var readers sync.WaitGroup
+	for range 8 {
+		readers.Go(func() { wantBlock(t, client, b) })
+	}
+	eventually(t, "it is wanted", func() bool { return len(client.bitswap.GetWantlist()) > 0 })
+	put(t, server, b)
+	readers.Wait()
+	for range 100 {
+		wantBlock(t, client, b)
+	}
+	if s := server.Stats(); s.BlocksSent != 1 {
+		t.Errorf("the server sent %d blocks, want 1", s.BlocksSent)
+	}
+}
+
+// Closing wakes who waits.
+func TestCloseDuringGet(t *testing.T) {
+	n := open(t, Config{FetchTimeout: time.Minute, Peers: []string{"/p2p/" + identity(t, t.TempDir())}})
+	done := make(chan error)
+	go func() {
+		_, err := fetch(t, n, blockstest.Random(t, 1, 10).Cid())
+		done <- err
+	}()
+	eventually(t, "it is wanted", func() bool { return len(n.bitswap.GetWantlist()) > 0 })
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; !errors.Is(err, errClosed) {
+		t.Errorf("Get: %v, want %v", err, errClosed)
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, Config{Dir: dir})
+	id := n.ID()
+	if !strings.HasSuffix(n.Addrs()[0], "/p2p/"+id) {
+		t.Errorf("Addrs: %v", n.Addrs())
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n = open(t, Config{Dir: dir}); n.ID() != id {
+		t.Errorf("the id was %s, and is %s after reopening", id, n.ID())
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "identity.key")
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), Config{Dir: dir, Listen: []string{loopback}}); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("Open with a damaged identity: %v, want an error that names the file", err)
+	}
+}
+
+func TestDirInUse(t *testing.T) {
+	dir := t.TempDir()
+	open(t, Config{Dir: dir})
+	if _, err := Open(t.Context(), Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("Open: %v, want an error that says it is in use", err)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	dir := t.TempDir()
+	badKey := filepath.Join(dir, "bad.key")
+	if err := os.WriteFile(badKey, []byte("/key/swarm/psk/1.0.0/\n/base16/\nabcd"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]Config{
+		"no directory":                  {},
+		"peer without an id":            {Dir: dir, Peers: []string{"/ip4/127.0.0.1/tcp/4011"}},
+		"peer that is no multiaddr":     {Dir: dir, Peers: []string{"host:4011"}},
+		"announce that is no multiaddr": {Dir: dir, Announce: []string{"host:4011"}},
+		"listen that is no multiaddr":   {Dir: dir, Listen: []string{"host:4011"}},
+		"listen on QUIC":                {Dir: dir, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}},
+		"swarm key missing":             {Dir: dir, SwarmKeyFile: filepath.Join(dir, "none")},
+		"swarm key too short":           {Dir: dir, SwarmKeyFile: badKey},
+	} {
+		if n, err := Open(t.Context(), c); err == nil {
+			t.Errorf("%s: no error", name)
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	const addr = "/ip4/192.0.2.1/tcp/4011"
+	n := open(t, Config{Announce: []string{addr}})
+	if want := []string{addr + "/p2p/" + n.ID()}; !slices.Equal(n.Addrs(), want) {
+		t.Errorf("Addrs %v, want %v", n.Addrs(), want)
+	}
+}
+
+// dial tries to connect one node with another, whatever its own gater says of
+// the other's.
+func dial(t *testing.T, from, to *Node) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	return from.host.Connect(ctx, peer.AddrInfo{ID: to.host.ID(), Addrs: to.host.Addrs()})
+}
+
+// notConnected checks that b never lists a: a refused dialer may believe for a
+// moment that it is connected, for in TLS the server refuses after the client
+// is done.
+func notConnected(t *testing.T, from, to *Node, err error) {
+	t.Helper()
+	eventually(t, "the connection is refused or closed", func() bool {
+		return err != nil || len(from.host.Network().ConnsToPeer(to.host.ID())) == 0
+	})
+	if c := to.PeersConnected(); len(c) > 0 {
+		t.Errorf("connected: %v", c)
+	}
+}
+
+func TestOnlyListedPeers(t *testing.T) {
+	client, server := pair(t)
+	connected(t, server, 1)
+	alone := open(t, Config{})
+
+	// In: a stranger that would dial anyone is refused.
+	stranger := open(t, Config{Peers: append(server.Addrs(), alone.Addrs()...)})
+	err := dial(t, stranger, server)
+	eventually(t, "the stranger is refused", func() bool {
+		return err != nil || len(stranger.host.Network().ConnsToPeer(server.host.ID())) == 0
+	})
+	for _, a := range server.PeersConnected() {
+		if !strings.HasSuffix(a, client.ID()) {
+			t.Errorf("connected: %s", a)
+		}
+	}
+	// In: without peers and key, nobody at all.
+	notConnected(t, stranger, alone, dial(t, stranger, alone))
+	// Out: we dial nobody who is not listed.
+	if err := dial(t, client, alone); err == nil {
+		t.Error("a node dialed a peer that is not listed")
+	}
+	// And it gets nothing.
+	b := blockstest.Random(t, 1, 1000)
+	put(t, server, b)
+	var u *ipfs.UnavailableError
+	if _, err := fetch(t, stranger, b.Cid()); !errors.As(err, &u) {
+		t.Errorf("the stranger's Get: %v, want an UnavailableError", err)
+	}
+	wantBlock(t, client, b)
+}
+
+func swarmKey(t *testing.T, digit string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "swarm.key")
+	if err := os.WriteFile(path, []byte("/key/swarm/psk/1.0.0/\n/base16/\n"+strings.Repeat(digit, 64)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSwarmKey(t *testing.T) {
+	key := swarmKey(t, "a")
+	server := open(t, Config{SwarmKeyFile: key})
+	b := blockstest.Random(t, 1, 1000)
+	put(t, server, b)
+
+	// Whoever has the key may connect, though the server lists nobody.
+	client := open(t, Config{SwarmKeyFile: key, Peers: server.Addrs()})
+	wantBlock(t, client, b)
+
+	for name, stranger := range map[string]*Node{
+		"another key": open(t, Config{SwarmKeyFile: swarmKey(t, "b"), Peers: server.Addrs()}),
+		"no key":      open(t, Config{Peers: server.Addrs()}),
+	} {
+		if err := dial(t, stranger, server); err == nil {
+			t.Errorf("%s: connected", name)
+		}
+		var u *ipfs.UnavailableError
+		if _, err := fetch(t, stranger, b.Cid()); !errors.As(err, &u) || len(u.Asked) > 0 {
+			t.Errorf("%s: Get: %v, want an UnavailableError that asked nobody", name, err)
+		}
+	}
+	if c := server.PeersConnected(); len(c) != 1 {
+		t.Errorf("connected: %v, want the client alone", c)
+	}
+}
+
+// A rack is more than the eight connections libp2p allows one address. Loopback
+// is exempt there, so this looks at the addresses of another network.
+func TestManyPeersBehindOneAddress(t *testing.T) {
+	n := open(t, Config{})
+	rm := n.host.Network().ResourceManager()
+	from := ma.StringCast("/ip4/192.0.2.1/tcp/4011")
+	for i := range 100 {
+		scope, err := rm.OpenConnection(network.DirInbound, true, from)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i+1, err)
+		}
+		defer scope.Done()
+		if err := scope.SetPeer(test.RandPeerIDFatal(t)); err != nil { // the handshake is over
+			t.Fatalf("connection %d: %v", i+1, err)
+		}
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	client, server := pair(b)
+	connected(b, client, 1)
+	const size = 256 << 10
+	b.Run("one after the other", func(b *testing.B) {
+		b.SetBytes(size)
+		seed := uint64(time.Now().UnixNano())
+		for b.Loop() {
+			b.StopTimer()
+			seed++
+			block := blockstest.Random(b, seed, size)
+			put(b, server, block)
+			b.StartTimer()
+			if _, err := fetch(b, client, block.Cid()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("400 at once", func(b *testing.B) {
+		b.SetBytes(400 * size)
+		seed := uint64(time.Now().UnixNano())
+		for b.Loop() {
+			b.StopTimer()
+			var cids []cid.Cid
+			for range 400 {
+				seed++
+				block := blockstest.Random(b, seed, size)
+				put(b, server, block)
+				cids = append(cids, block.Cid())
+			}
+			b.StartTimer()
+			if err := client.Get(b.Context(), cids, func(cid.Cid, []byte) error { return nil }); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("from the store", func(b *testing.B) {
+		block := blockstest.Random(b, 1, size)
+		put(b, client, block)
+		b.SetBytes(size)
+		for b.Loop() {
+			if _, err := fetch(b, client, block.Cid()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
