@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sort"
 	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 )
 
 // ErrNoObject says that no layer of this node holds an object.
@@ -39,6 +42,7 @@ const maxInFlight = 256 << 20
 type Loader struct {
 	contents Contents
 	cache    *cache.Cache
+	known    *lru.Cache[cache.Key, *object]
 	memory   *semaphore.Weighted
 	stats    Stats
 
@@ -51,6 +55,16 @@ type flightID struct {
 	key   cache.Key
 	chunk int
 }
+
+// object is an object's chunks, as layers tell them and as the cache wants them.
+type object struct {
+	layer.Object
+	chunks []cache.Chunk
+}
+
+// knownObjects is how many objects' chunks are kept at hand: a large file is
+// read in thousands of requests, and has thousands of chunks.
+const knownObjects = 256
 
 // flight is one chunk on its way.
 type flight struct {
@@ -65,9 +79,14 @@ type flight struct {
 
 // NewLoader returns a loader of contents into c.
 func NewLoader(contents Contents, c *cache.Cache) *Loader {
+	known, err := lru.New[cache.Key, *object](knownObjects)
+	if err != nil {
+		panic(err) // the size is positive
+	}
 	return &Loader{
 		contents: contents,
 		cache:    c,
+		known:    known,
 		memory:   semaphore.NewWeighted(maxInFlight),
 		flights:  map[flightID]*flight{},
 	}
@@ -80,13 +99,32 @@ func (l *Loader) Stats() *Stats { return &l.stats }
 // once.
 func (l *Loader) Wait() { l.wg.Wait() }
 
+// find returns an object's chunks.
+func (l *Loader) find(k cache.Key) (*object, error) {
+	if obj, ok := l.known.Get(k); ok {
+		return obj, nil
+	}
+	found, sure, ok := l.contents.Find(k)
+	if !ok {
+		return nil, fmt.Errorf("object %s: %w", k, ErrNoObject)
+	}
+	obj := &object{found, make([]cache.Chunk, len(found.Chunks))}
+	for i, c := range found.Chunks {
+		obj.chunks[i] = cache.Chunk{Size: c.Size, Digest: c.Digest}
+	}
+	if sure {
+		l.known.Add(k, obj)
+	}
+	return obj, nil
+}
+
 // Load brings the whole object k into the cache. complete is false when it was
 // fetched and could not be kept (the disk is full).
 func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err error) {
 	for {
-		obj, _, ok := l.contents.Find(k)
-		if !ok {
-			return false, fmt.Errorf("object %s: %w", k, ErrNoObject)
+		obj, err := l.find(k)
+		if err != nil {
+			return false, err
 		}
 		complete, err = l.load(ctx, obj)
 		if !l.misled(obj, err) {
@@ -97,15 +135,16 @@ func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err erro
 
 // misled reports whether err comes of a layer's false claim about the object
 // that is known to be one by now, so that another try would find another.
-func (l *Loader) misled(obj layer.Object, err error) bool {
+func (l *Loader) misled(obj *object, err error) bool {
 	if !errors.Is(err, layer.ErrChunkDigest) {
 		return false
 	}
+	l.known.Remove(obj.Key)
 	next, _, ok := l.contents.Find(obj.Key)
 	return ok && next.Size != obj.Size
 }
 
-func (l *Loader) load(ctx context.Context, obj layer.Object) (bool, error) {
+func (l *Loader) load(ctx context.Context, obj *object) (bool, error) {
 	p, release, complete := l.partial(obj)
 	defer release()
 	if complete {
@@ -147,9 +186,9 @@ func (l *Loader) ReadAt(ctx context.Context, k cache.Key, dst []byte, off int64)
 		return n, err
 	}
 	for {
-		obj, _, ok := l.contents.Find(k)
-		if !ok {
-			return 0, fmt.Errorf("object %s: %w", k, ErrNoObject)
+		obj, err := l.find(k)
+		if err != nil {
+			return 0, err
 		}
 		n, err := l.readAt(ctx, obj, dst, off)
 		if !l.misled(obj, err) {
@@ -158,7 +197,7 @@ func (l *Loader) ReadAt(ctx context.Context, k cache.Key, dst []byte, off int64)
 	}
 }
 
-func (l *Loader) readAt(ctx context.Context, obj layer.Object, dst []byte, off int64) (int, error) {
+func (l *Loader) readAt(ctx context.Context, obj *object, dst []byte, off int64) (int, error) {
 	if off >= obj.Size {
 		return 0, nil
 	}
@@ -169,11 +208,11 @@ func (l *Loader) readAt(ctx context.Context, obj layer.Object, dst []byte, off i
 		return l.ReadAt(ctx, obj.Key, dst, off)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for i, c := range obj.Chunks {
-		from, to := max(off, c.Offset), min(off+int64(len(dst)), c.Offset+c.Size)
-		if from >= to {
-			continue
-		}
+	end := off + int64(len(dst))
+	first := sort.Search(len(obj.Chunks), func(i int) bool { return obj.Chunks[i].Offset+obj.Chunks[i].Size > off })
+	for i := first; i < len(obj.Chunks) && obj.Chunks[i].Offset < end; i++ {
+		c := obj.Chunks[i]
+		from, to := max(off, c.Offset), min(end, c.Offset+c.Size)
 		part := dst[from-off : to-off]
 		g.Go(func() error {
 			if p != nil && p.Has(i) {
@@ -192,14 +231,14 @@ func (l *Loader) readAt(ctx context.Context, obj layer.Object, dst []byte, off i
 // partial opens the cache's file for an object of several chunks. p is nil for
 // an object of one chunk, which is stored whole, and where the cache cannot
 // keep it: then it is read all the same.
-func (l *Loader) partial(obj layer.Object) (p *cache.Partial, release func(), complete bool) {
-	if ok, err := l.cache.Recover(obj.Key, chunks(obj)); err == nil && ok {
+func (l *Loader) partial(obj *object) (p *cache.Partial, release func(), complete bool) {
+	if ok, err := l.cache.Recover(obj.Key, obj.chunks); err == nil && ok {
 		return nil, func() {}, true
 	}
 	if len(obj.Chunks) == 1 {
 		return nil, func() {}, l.cache.Has(obj.Key)
 	}
-	p, err := l.cache.Partial(obj.Key, chunks(obj))
+	p, err := l.cache.Partial(obj.Key, obj.chunks)
 	if err != nil {
 		l.stats.CacheErrors.Add(1)
 		return nil, func() {}, false
@@ -207,17 +246,9 @@ func (l *Loader) partial(obj layer.Object) (p *cache.Partial, release func(), co
 	return p, p.Release, p.Complete()
 }
 
-func chunks(obj layer.Object) []cache.Chunk {
-	cs := make([]cache.Chunk, len(obj.Chunks))
-	for i, c := range obj.Chunks {
-		cs[i] = cache.Chunk{Size: c.Size, Digest: c.Digest}
-	}
-	return cs
-}
-
 // chunk calls use with the verified bytes of one chunk, which it may not keep,
 // and with whether they are in the cache.
-func (l *Loader) chunk(ctx context.Context, obj layer.Object, i int, use func(data []byte, stored bool)) error {
+func (l *Loader) chunk(ctx context.Context, obj *object, i int, use func(data []byte, stored bool)) error {
 	f := l.join(obj, i)
 	defer l.leave(flightID{obj.Key, i}, f)
 	select {
@@ -233,7 +264,7 @@ func (l *Loader) chunk(ctx context.Context, obj layer.Object, i int, use func(da
 }
 
 // join returns the flight of a chunk, and starts it if there is none.
-func (l *Loader) join(obj layer.Object, i int) *flight {
+func (l *Loader) join(obj *object, i int) *flight {
 	id := flightID{obj.Key, i}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -269,14 +300,14 @@ func (l *Loader) leave(id flightID, f *flight) {
 }
 
 // fetch reads a chunk and puts it into the cache.
-func (l *Loader) fetch(ctx context.Context, obj layer.Object, i int) (data []byte, stored bool, err error) {
+func (l *Loader) fetch(ctx context.Context, obj *object, i int) (data []byte, stored bool, err error) {
 	size := obj.Chunks[i].Size
 	if err := l.memory.Acquire(ctx, min(size, maxInFlight)); err != nil {
 		return nil, false, err
 	}
 	defer l.memory.Release(min(size, maxInFlight))
 	data = make([]byte, size)
-	if err := l.contents.ReadChunk(ctx, obj, i, data); err != nil {
+	if err := l.contents.ReadChunk(ctx, obj.Object, i, data); err != nil {
 		return nil, false, fmt.Errorf("object %s, chunk %d: %w", obj.Key, i, err)
 	}
 	l.stats.ChunksFetched.Add(1)
@@ -288,11 +319,11 @@ func (l *Loader) fetch(ctx context.Context, obj layer.Object, i int) (data []byt
 	return data, true, nil
 }
 
-func (l *Loader) store(obj layer.Object, i int, data []byte) error {
+func (l *Loader) store(obj *object, i int, data []byte) error {
 	if len(obj.Chunks) == 1 {
 		return l.cache.Put(obj.Key, data)
 	}
-	p, err := l.cache.Partial(obj.Key, chunks(obj))
+	p, err := l.cache.Partial(obj.Key, obj.chunks)
 	if err != nil {
 		return err
 	}
