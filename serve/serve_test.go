@@ -587,3 +587,30 @@ func FuzzDagImport(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkImportCAR(b *testing.B) {
+	n, err := node.Open(b.Context(), node.Config{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Close()
+	s := httptest.NewServer(serve.NewHandler(serve.Config{Store: n, Swarm: n}))
+	defer s.Close()
+	client, err := kubo.New(s.URL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	data := blockstest.Random(b, 1, 64<<20).RawData()
+	b.SetBytes(int64(len(data)))
+	for i := 0; b.Loop(); i++ {
+		data[0], data[1] = byte(i), byte(i>>8) // another root, and mostly the same leaves: verified, not written
+		err := client.ImportCAR(b.Context(), nil, func(put ipfs.PutFunc) error {
+			_, _, err := ipfs.Import(b.Context(), bytes.NewReader(data), put)
+			return err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
