@@ -25,6 +25,12 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
 )
 
+// A File is a source of a layer's bytes (fs/layer.Source).
+var _ interface {
+	Size() int64
+	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+} = (*ipfs.File)(nil)
+
 // dagService lets boxo's builders write into a Memory.
 type dagService struct {
 	ipld.DAGService // of which the builders use Add alone

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -124,9 +125,30 @@ func (h *handler) command(name string, run command) http.Handler {
 			w.Header().Set(http.TrailerPrefix+streamError, err.Error())
 			h.Log.Warn("an RPC answer broke off", "command", name, "err", err)
 		default:
-			h.fail(w, name, err)
+			h.refuse(w, r, name, err)
 		}
 	})
+}
+
+// lingerTime is how long a client that was refused may go on sending.
+const lingerTime = 5 * time.Second
+
+// refuse answers with an error while the client may still be sending, and reads
+// on for a while: else the connection would close under it, and it would take
+// its own failure to send for the error.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, name string, reason error) {
+	conn := http.NewResponseController(w)
+	err := conn.EnableFullDuplex()
+	h.fail(w, name, reason)
+	if err == nil {
+		err = errors.Join(conn.Flush(), conn.SetReadDeadline(time.Now().Add(lingerTime)))
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, r.Body)
+	}
+	if err != nil {
+		h.Log.Debug("a refused request was not read to its end", "err", err)
+	}
 }
 
 // fromBrowser tells whether a web page may be behind the request: Kubo refuses

@@ -166,7 +166,7 @@ func (n *Node) fetch(ctx context.Context, cids []cid.Cid, out *output) error {
 func (n *Node) round(ctx context.Context, cids []cid.Cid, retry time.Duration, fn func(blocks.Block) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := n.sessions.get(len(cids), len(n.host.Network().Peers()))
+	s := n.sessions.get(len(cids), n.peering.losses.Load())
 	ch, err := s.GetBlocks(ctx, cids)
 	if err != nil {
 		n.sessions.drop(s)

@@ -347,6 +347,25 @@ func TestProviderGoneAndBack(t *testing.T) {
 	wantBlock(t, client, c)
 }
 
+// One provider leaves, and another takes its place: the number of peers is the
+// same, and what the client learned of the first does not hold it up.
+func TestProviderReplaced(t *testing.T) {
+	dir := t.TempDir()
+	allow := []string{"/p2p/" + identity(t, dir)}
+	first, second := open(t, Config{Peers: allow}), open(t, Config{Peers: allow})
+	a, b := blockstest.Random(t, 1, 1000), blockstest.Random(t, 2, 1000)
+	put(t, first, a)
+	put(t, second, b)
+	client := open(t, Config{Dir: dir, Peers: append(first.Addrs(), second.Addrs()...)})
+	wantBlock(t, client, a) // its session knows the first
+	connected(t, client, 2)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	connected(t, client, 1)
+	wantBlock(t, client, b)
+}
+
 // A read that began while nobody was there gets its block from who comes.
 func TestProviderComesDuringGet(t *testing.T) {
 	serverDir, clientDir := t.TempDir(), t.TempDir()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -30,6 +31,7 @@ type peering struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	wakers []chan struct{}
+	losses atomic.Int64 // connections that ended, of any peer
 }
 
 func startPeering(h host.Host, peers []peer.AddrInfo, log *slog.Logger) *peering {
@@ -46,6 +48,7 @@ func startPeering(h host.Host, peers []peer.AddrInfo, log *slog.Logger) *peering
 		p.done.Go(func() { p.keep(ctx, info, wake) })
 	}
 	p.notify = &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
+		p.losses.Add(1)
 		if wake, ok := byID[c.RemotePeer()]; ok {
 			poke(wake)
 		}

@@ -30,26 +30,26 @@ type sessions struct {
 type session struct {
 	fetcher
 	cancel context.CancelFunc
-	blocks int // asked for so far
-	peers  int // connected when it was opened
+	blocks int   // asked for so far
+	losses int64 // of connections, before it was opened
 }
 
-// get returns a session for so many blocks while so many peers are connected.
-// Sessions of another number of peers go: they may know only who has left.
-func (s *sessions) get(blocks, peers int) *session {
+// get returns a session for so many blocks. Those from before the last loss of a
+// connection go: they may know only who has left, and would not look further.
+func (s *sessions) get(blocks int, losses int64) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.idle) > 0 {
 		last := s.idle[len(s.idle)-1]
 		s.idle = s.idle[:len(s.idle)-1]
-		if last.peers == peers && last.blocks < maxSessionBlocks {
+		if last.losses == losses && last.blocks < maxSessionBlocks {
 			last.blocks += blocks
 			return last
 		}
 		last.cancel()
 	}
 	cancel, f := s.open()
-	return &session{fetcher: f, cancel: cancel, blocks: blocks, peers: peers}
+	return &session{fetcher: f, cancel: cancel, blocks: blocks, losses: losses}
 }
 
 // put gives a session back that has no wants left.
