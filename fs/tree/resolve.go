@@ -42,10 +42,8 @@ func clean(parts ...string) string {
 // component's too, as containerd does (continuity's fs.RootPath). What does not
 // exist is kept as it is.
 func (m *merger) resolve(root *inode, p string) (string, error) {
-	if in, plain := walkPlain(root, p); plain {
-		if in == nil || in.kind != layer.Symlink {
-			return p, nil
-		}
+	if in, ok := walkPlain(root, p); ok && (in == nil || in.kind != layer.Symlink) {
+		return p, nil
 	}
 	links := 0
 	for {
@@ -59,6 +57,23 @@ func (m *merger) resolve(root *inode, p string) (string, error) {
 		}
 		p = next
 	}
+}
+
+// find returns what a path leads to when all its symbolic links are followed, nil
+// where nothing is.
+func (m *merger) find(root *inode, p string) (*inode, error) {
+	// Without links on the way, which is nearly always, it is much less work.
+	if err := m.step(strings.Count(p, "/") / 4); err != nil {
+		return nil, err
+	}
+	if in, ok := walkPlain(root, p); ok && (in == nil || in.kind != layer.Symlink) {
+		return in, nil
+	}
+	p, err := m.resolve(root, p)
+	if err != nil {
+		return nil, err
+	}
+	return m.lookup(root, p)
 }
 
 // walkPlain looks a path up as long as there are only directories on the way. It
@@ -186,7 +201,7 @@ var errHost = fmt.Errorf("%w: symbolic links lead out of the layer", ErrParent)
 func (u *upper) makeParents(p string) (*inode, error) {
 	dir := u.root
 	for done, depth := 0, 0; done < len(p); depth++ {
-		if depth >= maxDepth {
+		if depth >= maxDepth-1 {
 			return nil, fmt.Errorf("%w: more than %d directories deep", ErrLimit, maxDepth)
 		}
 		end := strings.IndexByte(p[done:], '/') + done
@@ -199,8 +214,13 @@ func (u *upper) makeParents(p string) (*inode, error) {
 			if len(name) > maxName {
 				return nil, fmt.Errorf("%w: name of %d bytes (at most %d)", ErrLimit, len(name), maxName)
 			}
+			if u.implicit++; u.implicit > maxImplicit {
+				return nil, fmt.Errorf("%w: more than %d directories without an entry", ErrLimit, maxImplicit)
+			}
 			in = newDir()
-			in.inherit(dir)
+			if err := u.inherit(in, dir); err != nil {
+				return nil, err
+			}
 			in.chmod(0o755)
 			dir.dir.children[name] = in
 			if err := u.copyAttributes(in, p[:end]); err != nil {
@@ -223,11 +243,7 @@ func (u *upper) makeParents(p string) (*inode, error) {
 // the time of the unpacking: this is the nearest that is the same everywhere.
 func (u *upper) copyAttributes(in *inode, p string) error {
 	for i := len(u.uppers) - 1; i >= 0; i-- {
-		q, err := u.resolve(u.uppers[i], p)
-		if err != nil {
-			return err
-		}
-		lower, err := u.lookup(u.uppers[i], q)
+		lower, err := u.find(u.uppers[i], p)
 		if err != nil {
 			return err
 		}
