@@ -32,8 +32,8 @@ func join(dir, base string) string {
 	return dir + "/" + base
 }
 
-// clean joins a path and a symbolic link's text by their letters alone and
-// bounds the result to the root.
+// clean joins texts of paths by their letters alone and bounds the result to the
+// root.
 func clean(parts ...string) string {
 	return path.Join(append([]string{"/"}, parts...)...)[1:]
 }
@@ -46,16 +46,16 @@ func (m *merger) resolve(root *inode, p string) (string, error) {
 		return p, nil
 	}
 	links := 0
-	for {
+	for text := p; ; {
 		before := links
-		next, err := m.resolveOnce(root, p, &links)
+		next, err := m.resolveOnce(root, text, &links)
 		if err != nil {
 			return "", err
 		}
 		if links == before {
-			return next, nil
+			return clean(next), nil
 		}
-		p = next
+		text = next
 	}
 }
 
@@ -93,38 +93,46 @@ func walkPlain(root *inode, p string) (*inode, bool) {
 	return in, true
 }
 
-// resolveOnce replaces each component of p that is a link by its target, once.
-// Like its model it joins ".." by letters: after a link to a link that is not
-// where the kernel would go.
-func (m *merger) resolveOnce(root *inode, p string, links *int) (string, error) {
+// resolveOnce replaces each component of a path that is a link by its target, once.
+// The path and the result are texts of links or joined of such. Like its model it
+// joins ".." by letters, where the kernel would go to the parent of where it is, and
+// not always at once: a text that stands alone is left as it is for the next turn.
+func (m *merger) resolveOnce(root *inode, text string, links *int) (string, error) {
 	done := ""
-	for _, c := range strings.Split(p, "/") {
+	if path.IsAbs(text) {
+		done = "/"
+	}
+	for _, c := range strings.Split(text, "/") {
+		if c == "" {
+			continue
+		}
 		if *links > maxLinks {
 			return "", fmt.Errorf("%w: more than %d symbolic links", ErrParent, maxLinks)
 		}
-		if err := m.step(len(done) / textStep); err != nil {
-			return "", err
-		}
 		here := clean(done, c)
 		in, err := m.lookup(root, here)
-		switch {
-		case err != nil:
+		if err != nil {
 			return "", err
-		case in == nil || in.kind != layer.Symlink:
-			done = here
-		default:
+		}
+		if in == nil || in.kind != layer.Symlink {
+			done = "/" + here
+		} else {
 			target := in.ent.LinkName
 			if err := m.step(len(target) / textStep); err != nil {
 				return "", err
 			}
-			if path.IsAbs(target) {
-				done = ""
+			if done == "" || path.IsAbs(target) {
+				done = target
+			} else {
+				done = path.Join(done, target)
 			}
-			done = clean(done, target)
 			*links++
 		}
 		if len(done) > maxDepth*(maxName+1) {
 			return "", fmt.Errorf("%w: path of %d bytes", ErrLimit, len(done))
+		}
+		if err := m.step(len(done) / textStep); err != nil {
+			return "", err
 		}
 	}
 	return done, nil
