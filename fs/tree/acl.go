@@ -26,21 +26,21 @@ const (
 // applyACL sets an ACL as setxattr(2) does: it must be valid, and one that says
 // no more than the mode is not kept. Symbolic links have none: that is found out
 // when the ACL has been parsed but not checked.
-func (in *inode) applyACL(x layer.Xattr, bad func(why string) error) error {
+func (in *inode) applyACL(x layer.Xattr) error {
 	empty := len(x.Value) == 0 || len(x.Value) == aclHeader
 	switch {
 	case len(x.Value) >= aclHeader && binary.LittleEndian.Uint32(x.Value) != aclVersion:
 		return nil // not supported: ignored
 	case !empty && !aclFormed(x.Value):
-		return bad("not a POSIX ACL")
+		return badXattr(x, "not a POSIX ACL")
 	case in.kind == layer.Symlink:
 		return nil
 	case !empty && !aclValid(x.Value):
-		return bad("not a valid POSIX ACL")
+		return badXattr(x, "not a valid POSIX ACL")
 	case x.Name == xattrDefaultACL && in.kind != layer.Dir && !empty:
-		return bad("default ACL on what is no directory")
+		return badXattr(x, "default ACL on what is no directory")
 	case len(x.Value) > maxXattrValue:
-		return bad("too large")
+		return badXattr(x, "too large")
 	case empty || x.Name == xattrACL && aclMinimal(x.Value):
 		in.removeXattr(x.Name)
 	default:

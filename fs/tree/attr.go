@@ -20,13 +20,16 @@ const (
 const noID = 1<<32 - 1
 
 // inherit gives a new inode what the kernel gives it from its directory.
-func (in *inode) inherit(parent *inode) {
+func (m *merger) inherit(in, parent *inode) error {
 	if parent.mode&0o2000 != 0 {
 		in.gid = parent.gid
 	}
 	acl := parent.xattr(xattrDefaultACL)
 	if acl == nil || in.kind == layer.Symlink {
-		return
+		return nil
+	}
+	if m.inherited += len(acl); m.inherited > maxInherited {
+		return fmt.Errorf("%w: more than %d bytes of inherited ACLs", ErrLimit, maxInherited)
 	}
 	if !aclMinimal(acl) {
 		in.setXattr(xattrACL, acl)
@@ -34,6 +37,7 @@ func (in *inode) inherit(parent *inode) {
 	if in.kind == layer.Dir {
 		in.setXattr(xattrDefaultACL, acl)
 	}
+	return nil
 }
 
 // setAttributes sets owner, extended attributes, mode and time from an entry, in
@@ -48,10 +52,8 @@ func (in *inode) setAttributes(e *layer.Entry) error {
 	if in.kind != layer.Dir {
 		in.removeXattr(xattrCapability) // chown(2) does, on a further link too
 	}
-	for _, x := range e.Xattrs {
-		if err := in.applyXattr(x); err != nil {
-			return err
-		}
+	if err := in.applyXattrs(e.Xattrs); err != nil {
+		return err
 	}
 	size := 0
 	for _, x := range in.xattrs {
@@ -67,19 +69,14 @@ func (in *inode) setAttributes(e *layer.Entry) error {
 	return nil
 }
 
-// copyFrom copies the attributes of a lower layer's directory. Those that the new
-// directory has already stay, but for ACLs: the kernel does not heed
-// XATTR_CREATE for them.
+// copyFrom copies the attributes of a lower layer's directory. What a new directory
+// has before are ACLs, and the lower one's replace them: the kernel does not heed
+// XATTR_CREATE there.
 func (in *inode) copyFrom(lower *inode) {
 	in.uid, in.gid = lower.uid, lower.gid
 	in.chmod(lower.mode)
 	in.sec, in.nsec = lower.sec, lower.nsec
-	for _, x := range lower.xattrs {
-		acl := x.Name == xattrACL || x.Name == xattrDefaultACL
-		if acl || in.xattr(x.Name) == nil {
-			in.setXattr(x.Name, x.Value)
-		}
-	}
+	in.xattrs = mergeXattrs(in.xattrs, lower.xattrs)
 }
 
 // chmod sets the mode, and with it the entries of an access ACL that mirror it.
@@ -90,30 +87,52 @@ func (in *inode) chmod(mode uint32) {
 	}
 }
 
-// applyXattr sets an attribute of an entry, or drops it where containerd cannot
-// set it and goes on: names outside the namespaces known, trusted.* (overlay's
-// own among them), user.* on other than files and directories.
-func (in *inode) applyXattr(x layer.Xattr) error {
-	bad := func(why string) error { return fmt.Errorf("%w: %q: %s", ErrXattr, x.Name, why) }
+// applyXattrs sets the attributes of an entry.
+func (in *inode) applyXattrs(xattrs []layer.Xattr) error {
+	set := make([]layer.Xattr, 0, len(xattrs))
+	for _, x := range xattrs {
+		if x.Name == xattrACL || x.Name == xattrDefaultACL {
+			if err := in.applyACL(x); err != nil {
+				return err
+			}
+			continue
+		}
+		keep, err := keepXattr(in.kind, x)
+		if err != nil {
+			return err
+		}
+		if keep {
+			set = append(set, x)
+		}
+	}
+	in.xattrs = mergeXattrs(in.xattrs, set)
+	return nil
+}
+
+// keepXattr reports whether an attribute is kept. It is dropped where containerd
+// cannot set it and goes on: names outside the namespaces known, trusted.*
+// (overlay's own among them), user.* on other than files and directories.
+func keepXattr(kind layer.Type, x layer.Xattr) (bool, error) {
 	space, rest, _ := strings.Cut(x.Name, ".")
 	switch {
 	case x.Name == "" || len(x.Name) > maxName || strings.IndexByte(x.Name, 0) >= 0:
-		return bad("name is empty, has a NUL or more than 255 bytes")
-	case x.Name == xattrACL || x.Name == xattrDefaultACL:
-		return in.applyACL(x, bad)
+		return false, badXattr(x, "name is empty, has a NUL or more than 255 bytes")
 	case space != "user" && space != "security" || space == x.Name:
-		return nil
+		return false, nil
 	case rest == "":
-		return bad("name has a namespace only")
-	case space == "user" && in.kind != layer.Reg && in.kind != layer.Dir:
-		return nil
+		return false, badXattr(x, "name has a namespace only")
+	case space == "user" && kind != layer.Reg && kind != layer.Dir:
+		return false, nil
 	case len(x.Value) > maxXattrValue:
-		return fmt.Errorf("%w: attribute %q of %d bytes (at most %d)", ErrLimit, x.Name, len(x.Value), maxXattrValue)
+		return false, fmt.Errorf("%w: attribute %q of %d bytes (at most %d)", ErrLimit, x.Name, len(x.Value), maxXattrValue)
 	case x.Name == xattrCapability && !validCapability(x.Value):
-		return bad("not a capability set of version 2 or 3")
+		return false, badXattr(x, "not a capability set of version 2 or 3")
 	}
-	in.setXattr(x.Name, x.Value)
-	return nil
+	return true, nil
+}
+
+func badXattr(x layer.Xattr, why string) error {
+	return fmt.Errorf("%w: %q: %s", ErrXattr, x.Name, why)
 }
 
 // validCapability checks the header of struct vfs_ns_cap_data.
@@ -130,33 +149,56 @@ func validCapability(v []byte) bool {
 	return false
 }
 
-func (in *inode) find(name string) (int, bool) {
+// An inode's list of attributes is sorted, and never modified: inodes share lists.
+
+// mergeXattrs returns the attributes of two sorted lists, those of the second where
+// both have one.
+func mergeXattrs(a, b []layer.Xattr) []layer.Xattr {
+	if len(a) == 0 {
+		return b
+	}
+	if len(b) == 0 {
+		return a
+	}
+	out := make([]layer.Xattr, 0, len(a)+len(b))
+	for len(a) > 0 || len(b) > 0 {
+		order := 1
+		if len(b) == 0 {
+			order = -1
+		} else if len(a) > 0 {
+			order = strings.Compare(a[0].Name, b[0].Name)
+		}
+		if order < 0 {
+			out, a = append(out, a[0]), a[1:]
+			continue
+		}
+		if order == 0 {
+			a = a[1:]
+		}
+		out, b = append(out, b[0]), b[1:]
+	}
+	return out
+}
+
+func (in *inode) findXattr(name string) (int, bool) {
 	return slices.BinarySearchFunc(in.xattrs, name, func(x layer.Xattr, name string) int {
 		return strings.Compare(x.Name, name)
 	})
 }
 
 func (in *inode) xattr(name string) []byte {
-	if i, ok := in.find(name); ok {
+	if i, ok := in.findXattr(name); ok {
 		return in.xattrs[i].Value
 	}
 	return nil
 }
 
 func (in *inode) setXattr(name string, value []byte) {
-	if value == nil {
-		value = []byte{}
-	}
-	i, ok := in.find(name)
-	if ok {
-		in.xattrs[i].Value = value
-	} else {
-		in.xattrs = slices.Insert(in.xattrs, i, layer.Xattr{Name: name, Value: value})
-	}
+	in.xattrs = mergeXattrs(in.xattrs, []layer.Xattr{{Name: name, Value: value}})
 }
 
 func (in *inode) removeXattr(name string) {
-	if i, ok := in.find(name); ok {
-		in.xattrs = slices.Delete(in.xattrs, i, i+1)
+	if i, ok := in.findXattr(name); ok {
+		in.xattrs = slices.Concat(in.xattrs[:i], in.xattrs[i+1:])
 	}
 }

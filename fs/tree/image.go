@@ -24,7 +24,9 @@ var errTooLarge = errors.New("image would have more than 2^32 blocks")
 // writeImage lays out and writes a merged tree.
 func writeImage(ctx context.Context, w io.WriterAt, root *inode) (Stats, error) {
 	l := layOut(root)
-	first := (l.end + blockSize - 1) / blockSize // block where data begins
+	// Block where data begins. An inode is never the image's very last bytes:
+	// fsck.erofs 1.5 reads an attribute header behind every one.
+	first := (l.end + xattrHeader + blockSize - 1) / blockSize
 	if first+l.blocks > math.MaxUint32 {
 		return Stats{}, errTooLarge
 	}

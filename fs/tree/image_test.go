@@ -204,6 +204,24 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// TestFilledBlocks has the inodes end everywhere in a block.
+func TestFilledBlocks(t *testing.T) {
+	d := tempDir(t)
+	var entries []layer.Entry
+	full := false
+	for n := range 64 {
+		stats, err := buildImage(t, d+"/image", [][]layer.Entry{entries}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		full = full || stats.Bytes > 2*blockSize
+		entries = append(entries, layer.Entry{Name: string(rune('0' + n)), Type: layer.Fifo})
+	}
+	if !full {
+		t.Error("no image has a full block of inodes")
+	}
+}
+
 // TestLargeDirectory looks up every name of a directory of 50,000 and some names
 // that are not there.
 func TestLargeDirectory(t *testing.T) {

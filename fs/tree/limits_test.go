@@ -103,6 +103,37 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestManyImplicitDirectories has short entries ask for many directories.
+func TestManyImplicitDirectories(t *testing.T) {
+	var entries []layer.Entry
+	for i := range maxImplicit / (maxDepth - 1) {
+		entries = append(entries, layer.Entry{Name: fmt.Sprint(i, strings.Repeat("/d", maxDepth-2), "/f"), Type: layer.Reg})
+	}
+	if err := Check(context.Background(), [][]layer.Entry{entries}, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	more := []layer.Entry{{Name: "more" + strings.Repeat("/d", maxDepth-2) + "/f", Type: layer.Reg}}
+	if err := Check(context.Background(), [][]layer.Entry{entries, more}, Options{}); !errors.Is(err, ErrLimit) {
+		t.Error(err)
+	}
+}
+
+// TestManyInheritedACLs has short entries ask for much memory.
+func TestManyInheritedACLs(t *testing.T) {
+	acl := largeACL(8000)
+	entries := []layer.Entry{{Name: "d", Type: layer.Dir, Xattrs: []layer.Xattr{{Name: xattrDefaultACL, Value: acl}}}}
+	for i := range maxInherited / len(acl) {
+		entries = append(entries, layer.Entry{Name: fmt.Sprint("d/", i), Type: layer.Reg})
+	}
+	if err := Check(context.Background(), [][]layer.Entry{entries}, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	entries = append(entries, layer.Entry{Name: "d/more", Type: layer.Reg})
+	if err := Check(context.Background(), [][]layer.Entry{entries}, Options{}); !errors.Is(err, ErrLimit) {
+		t.Error(err)
+	}
+}
+
 // linkChain makes a file below the last of a chain of links.
 func linkChain(n int) []layer.Entry {
 	entries := []layer.Entry{{Name: "l0", Type: layer.Dir}}

@@ -178,6 +178,11 @@ var mergeCases = []mergeCase{
 		stack: [][]file{{dir("real", 0o755), symlink("link", "real")}, {reg("link/x", "1")}},
 		want:  "link dir 755\nlink/x reg 644 size=1\nreal dir 755",
 	},
+	{
+		name:  "a link's text that stands alone is joined after the next link",
+		stack: [][]file{{dir("b/c", 0o755), symlink("c", "/b/c"), symlink("x", "c/.."), reg("x/d", ""), symlink("e", "c/../y"), reg("e/f", "")}},
+		want:  "b dir 755\nb/c dir 755\nb/d reg 644 size=0\nb/y dir 755\nb/y/f reg 644 size=0\nc sym 777 -> /b/c\ne sym 777 -> c/../y\nx sym 777 -> c/..",
+	},
 	{name: "circle of symbolic links", stack: [][]file{{symlink("a", "b"), symlink("b", "a"), reg("a/x", "")}}, err: ErrParent},
 	{name: "links that lead to the machine's own files", stack: [][]file{{symlink("a", "b"), symlink("b", "/etc"), reg("a/x/y", "")}}, err: errHost},
 	{name: "a file as parent", stack: [][]file{{reg("a", ""), reg("a/x", "")}}, err: ErrParent},

@@ -19,7 +19,7 @@ import (
 // unpacking shows through overlayfs with what the image of a run of them shows:
 // the whole stack, and a run between normal layers.
 func TestAsContainerd(t *testing.T) {
-	const stacks = 400
+	const stacks = 300
 	refused := 0
 	for seed := range uint64(stacks) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

@@ -32,8 +32,8 @@ func join(dir, base string) string {
 	return dir + "/" + base
 }
 
-// clean joins a path and a symbolic link's text by their letters alone and
-// bounds the result to the root.
+// clean joins texts of paths by their letters alone and bounds the result to the
+// root.
 func clean(parts ...string) string {
 	return path.Join(append([]string{"/"}, parts...)...)[1:]
 }
@@ -42,23 +42,38 @@ func clean(parts ...string) string {
 // component's too, as containerd does (continuity's fs.RootPath). What does not
 // exist is kept as it is.
 func (m *merger) resolve(root *inode, p string) (string, error) {
-	if in, plain := walkPlain(root, p); plain {
-		if in == nil || in.kind != layer.Symlink {
-			return p, nil
-		}
+	if in, ok := walkPlain(root, p); ok && (in == nil || in.kind != layer.Symlink) {
+		return p, nil
 	}
 	links := 0
-	for {
+	for text := p; ; {
 		before := links
-		next, err := m.resolveOnce(root, p, &links)
+		next, err := m.resolveOnce(root, text, &links)
 		if err != nil {
 			return "", err
 		}
 		if links == before {
-			return next, nil
+			return clean(next), nil
 		}
-		p = next
+		text = next
 	}
+}
+
+// find returns what a path leads to when all its symbolic links are followed, nil
+// where nothing is.
+func (m *merger) find(root *inode, p string) (*inode, error) {
+	// Without links on the way, which is nearly always, it is much less work.
+	if err := m.step(strings.Count(p, "/") / 4); err != nil {
+		return nil, err
+	}
+	if in, ok := walkPlain(root, p); ok && (in == nil || in.kind != layer.Symlink) {
+		return in, nil
+	}
+	p, err := m.resolve(root, p)
+	if err != nil {
+		return nil, err
+	}
+	return m.lookup(root, p)
 }
 
 // walkPlain looks a path up as long as there are only directories on the way. It
@@ -78,38 +93,46 @@ func walkPlain(root *inode, p string) (*inode, bool) {
 	return in, true
 }
 
-// resolveOnce replaces each component of p that is a link by its target, once.
-// Like its model it joins ".." by letters: after a link to a link that is not
-// where the kernel would go.
-func (m *merger) resolveOnce(root *inode, p string, links *int) (string, error) {
+// resolveOnce replaces each component of a path that is a link by its target, once.
+// The path and the result are texts of links or joined of such. Like its model it
+// joins ".." by letters, where the kernel would go to the parent of where it is, and
+// not always at once: a text that stands alone is left as it is for the next turn.
+func (m *merger) resolveOnce(root *inode, text string, links *int) (string, error) {
 	done := ""
-	for _, c := range strings.Split(p, "/") {
+	if path.IsAbs(text) {
+		done = "/"
+	}
+	for _, c := range strings.Split(text, "/") {
+		if c == "" {
+			continue
+		}
 		if *links > maxLinks {
 			return "", fmt.Errorf("%w: more than %d symbolic links", ErrParent, maxLinks)
 		}
-		if err := m.step(len(done) / textStep); err != nil {
-			return "", err
-		}
 		here := clean(done, c)
 		in, err := m.lookup(root, here)
-		switch {
-		case err != nil:
+		if err != nil {
 			return "", err
-		case in == nil || in.kind != layer.Symlink:
-			done = here
-		default:
+		}
+		if in == nil || in.kind != layer.Symlink {
+			done = "/" + here
+		} else {
 			target := in.ent.LinkName
 			if err := m.step(len(target) / textStep); err != nil {
 				return "", err
 			}
-			if path.IsAbs(target) {
-				done = ""
+			if done == "" || path.IsAbs(target) {
+				done = target
+			} else {
+				done = path.Join(done, target)
 			}
-			done = clean(done, target)
 			*links++
 		}
 		if len(done) > maxDepth*(maxName+1) {
 			return "", fmt.Errorf("%w: path of %d bytes", ErrLimit, len(done))
+		}
+		if err := m.step(len(done) / textStep); err != nil {
+			return "", err
 		}
 	}
 	return done, nil
@@ -186,7 +209,7 @@ var errHost = fmt.Errorf("%w: symbolic links lead out of the layer", ErrParent)
 func (u *upper) makeParents(p string) (*inode, error) {
 	dir := u.root
 	for done, depth := 0, 0; done < len(p); depth++ {
-		if depth >= maxDepth {
+		if depth >= maxDepth-1 {
 			return nil, fmt.Errorf("%w: more than %d directories deep", ErrLimit, maxDepth)
 		}
 		end := strings.IndexByte(p[done:], '/') + done
@@ -199,8 +222,13 @@ func (u *upper) makeParents(p string) (*inode, error) {
 			if len(name) > maxName {
 				return nil, fmt.Errorf("%w: name of %d bytes (at most %d)", ErrLimit, len(name), maxName)
 			}
+			if u.implicit++; u.implicit > maxImplicit {
+				return nil, fmt.Errorf("%w: more than %d directories without an entry", ErrLimit, maxImplicit)
+			}
 			in = newDir()
-			in.inherit(dir)
+			if err := u.inherit(in, dir); err != nil {
+				return nil, err
+			}
 			in.chmod(0o755)
 			dir.dir.children[name] = in
 			if err := u.copyAttributes(in, p[:end]); err != nil {
@@ -223,11 +251,7 @@ func (u *upper) makeParents(p string) (*inode, error) {
 // the time of the unpacking: this is the nearest that is the same everywhere.
 func (u *upper) copyAttributes(in *inode, p string) error {
 	for i := len(u.uppers) - 1; i >= 0; i-- {
-		q, err := u.resolve(u.uppers[i], p)
-		if err != nil {
-			return err
-		}
-		lower, err := u.lookup(u.uppers[i], q)
+		lower, err := u.find(u.uppers[i], p)
 		if err != nil {
 			return err
 		}

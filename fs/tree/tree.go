@@ -41,6 +41,12 @@ const (
 	maxTarget   = 4095     // bytes of a symbolic link's target: PATH_MAX without its NUL
 	maxXattrs   = 64 << 10 // bytes of names and values of one inode's attributes
 	maxFileSize = 1 << maxChunkBits
+	// maxImplicit bounds the directories of a run that have no entry: a path of
+	// 8 KiB can ask for 4,096 of them.
+	maxImplicit = 1 << 19
+	// maxInherited bounds the ACLs, in bytes, that the files of a run have from
+	// their directory's default ACL and not from their entry.
+	maxInherited = 64 << 20
 	// maxSteps bounds the directory look-ups made to follow symbolic links and
 	// to find the attributes of directories that have no entry: a few seconds of
 	// work, where a crafted layer could ask for years.

@@ -29,11 +29,14 @@ func hidden(name string) bool {
 
 // merger takes the layers of a run, lowest first.
 type merger struct {
-	ctx    context.Context
+	ctx    context.Context // of the one call that the merger is for
 	opts   Options
-	uppers []*inode // root directories of the layers taken, lowest first
-	keys   map[uint64]*layer.Key
-	steps  int64 // directory look-ups, against maxSteps
+	uppers []*inode              // root directories of the layers taken, lowest first
+	keys   map[uint64]*layer.Key // by their first 64 bits
+
+	steps     int64 // directory look-ups, against maxSteps
+	implicit  int   // directories made without an entry, against maxImplicit
+	inherited int   // bytes of ACLs inherited, against maxInherited
 }
 
 // upper is one layer while it is applied, as containerd's archive.Apply does it
@@ -161,8 +164,7 @@ func (u *upper) create(parent *inode, e *layer.Entry) (*inode, error) {
 	default:
 		return nil, fmt.Errorf("%w: unknown type %d", ErrEntry, e.Type)
 	}
-	in.inherit(parent)
-	return in, nil
+	return in, u.inherit(in, parent)
 }
 
 // checkObject checks the size and key of a regular file.
@@ -215,10 +217,9 @@ func (u *upper) linkTarget(name string) (*inode, error) {
 func (u *upper) whiteout(parent *inode, dirPath, base string) error {
 	if base == opaqueMarker {
 		if u.naive {
-			u.clear(parent, dirPath)
-		} else {
-			parent.dir.opaque = true
+			return u.clear(parent, dirPath)
 		}
+		parent.dir.opaque = true
 		return nil
 	}
 	name := base[len(whiteoutPrefix):]
@@ -239,9 +240,9 @@ func (u *upper) whiteout(parent *inode, dirPath, base string) error {
 
 // clear does what a marker does to a directory when there is no overlay: all
 // that had no entry of its own so far goes, with everything below it.
-func (u *upper) clear(dir *inode, dirPath string) {
+func (u *upper) clear(dir *inode, dirPath string) error {
 	if u.cleared[dirPath] {
-		return
+		return nil
 	}
 	u.cleared[dirPath] = true
 	type item struct {
@@ -251,6 +252,9 @@ func (u *upper) clear(dir *inode, dirPath string) {
 	for todo := []item{{dir, dirPath}}; len(todo) > 0; {
 		it := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
+		if err := u.step(len(it.in.dir.children)); err != nil {
+			return err
+		}
 		for name, in := range it.in.dir.children {
 			p := join(it.path, name)
 			if !u.unpacked[p] {
@@ -260,6 +264,7 @@ func (u *upper) clear(dir *inode, dirPath string) {
 			}
 		}
 	}
+	return nil
 }
 
 // restoreDirTimes gives, at the end and in order, each directory entry's time to
@@ -270,11 +275,7 @@ func (u *upper) restoreDirTimes(entries []layer.Entry) error {
 		if e.Type != layer.Dir || e.Name == "" || hidden(e.Name) || strings.HasPrefix(path.Base(e.Name), whiteoutPrefix) {
 			continue
 		}
-		p, err := u.resolve(u.root, e.Name)
-		if err != nil {
-			return refuse(e, err)
-		}
-		in, err := u.lookup(u.root, p)
+		in, err := u.find(u.root, e.Name)
 		if err != nil {
 			return refuse(e, err)
 		}
