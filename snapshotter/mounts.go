@@ -43,24 +43,31 @@ func (s *Snapshotter) parts(parentIDs []string) ([]part, error) {
 	return parts, nil
 }
 
-// lowers returns the lower directories of a chain of parents, topmost first,
-// and whether there are lazy layers among them. The trees are mounted.
-func (s *Snapshotter) lowers(ctx context.Context, parentIDs []string) (dirs []string, lazy bool, err error) {
+// lowers are the lower directories of an overlay.
+type lowers struct {
+	dirs []string // topmost first
+	lazy bool     // there are trees of lazy layers among them
+	over bool     // one of these lies over a normal layer
+}
+
+// lowers returns the lower directories for a chain of parents. The trees among
+// them are mounted.
+func (s *Snapshotter) lowers(ctx context.Context, parentIDs []string) (l lowers, err error) {
 	parts, err := s.parts(parentIDs)
 	if err != nil {
-		return nil, false, err
+		return l, err
 	}
 	for _, p := range parts {
 		dir := s.upper(p.id)
 		if p.run != nil {
-			lazy = true
+			l.lazy, l.over = true, l.over || p.run.Below
 			if dir, err = s.cfg.Lazy.Tree(ctx, *p.run); err != nil {
-				return nil, false, fmt.Errorf("mount the names of lazy layers: %w", err)
+				return l, fmt.Errorf("mount the names of lazy layers: %w", err)
 			}
 		}
-		dirs = append(dirs, dir)
+		l.dirs = append(l.dirs, dir)
 	}
-	return dirs, lazy, nil
+	return l, nil
 }
 
 // mounts returns the mount of an active snapshot or a view.
@@ -71,7 +78,7 @@ func (s *Snapshotter) lowers(ctx context.Context, parentIDs []string) (dirs []st
 // names out of lower directories (containerd 2.4), and an empty name among
 // them, or a file that says its size and has no contents, is beyond them all.
 func (s *Snapshotter) mounts(ctx context.Context, snap storage.Snapshot, info snapshots.Info) ([]mount.Mount, error) {
-	dirs, lazy, err := s.lowers(ctx, snap.ParentIDs)
+	lower, err := s.lowers(ctx, snap.ParentIDs)
 	if err != nil {
 		return nil, err
 	}
@@ -83,17 +90,17 @@ func (s *Snapshotter) mounts(ctx context.Context, snap storage.Snapshot, info sn
 	// is never mounted.
 	_, extract := info.Labels[snapshots.LabelSnapshotRef]
 	switch {
-	case len(dirs) == 0:
+	case len(lower.dirs) == 0:
 		return bind(s.upper(snap.ID), how), nil // overlayfs wants a lower directory
-	case lazy && !extract:
-		if err := s.mountOverlay(snap, dirs); err != nil {
+	case lower.lazy && !extract:
+		if err := s.mountOverlay(snap, lower); err != nil {
 			return nil, err
 		}
 		return bind(s.merged(snap.ID), how), nil
-	case len(dirs) == 1 && snap.Kind == snapshots.KindView && !lazy:
-		return bind(dirs[0], how), nil
+	case len(lower.dirs) == 1 && snap.Kind == snapshots.KindView && !lower.lazy:
+		return bind(lower.dirs[0], how), nil
 	}
-	options := []string{"index=off", "lowerdir=" + strings.Join(dirs, ":")}
+	options := []string{"index=off", "lowerdir=" + strings.Join(lower.dirs, ":")}
 	if snap.Kind == snapshots.KindActive {
 		options = append(options, "workdir="+s.work(snap.ID), "upperdir="+s.upper(snap.ID))
 	}

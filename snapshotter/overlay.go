@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountOverlay mounts a snapshot's overlay over these lower directories, topmost
-// first, and the directories of contents. It is mounted until the snapshot is
+// mountOverlay mounts a snapshot's overlay over these lower directories and the
+// directories of contents. It is mounted until the snapshot is
 // removed; after a restart of the machine, until it is next asked for, it is not.
-func (s *Snapshotter) mountOverlay(snap storage.Snapshot, lowers []string) error {
+func (s *Snapshotter) mountOverlay(snap storage.Snapshot, lower lowers) error {
 	s.mounting.Lock()
 	defer s.mounting.Unlock()
 	dir := s.merged(snap.ID)
@@ -30,7 +30,7 @@ func (s *Snapshotter) mountOverlay(snap storage.Snapshot, lowers []string) error
 		return err
 	}
 	defer o.close()
-	for _, l := range lowers {
+	for _, l := range lower.dirs {
 		o.set("lowerdir+", l)
 	}
 	for _, d := range s.cfg.DataDirs {
@@ -41,6 +41,13 @@ func (s *Snapshotter) mountOverlay(snap storage.Snapshot, lowers []string) error
 		o.set("workdir", s.work(snap.ID))
 	}
 	o.set("index", "off")
+	if lower.over {
+		// Only this way overlayfs looks past a normal layer for a file's
+		// contents. It also makes a chmod in the container copy up no contents,
+		// and a renamed directory a reference to the lower one, which only
+		// overlays like this one understand; so it is not for all.
+		o.set("metacopy", "on")
+	}
 	if err := o.mount(dir); err != nil {
 		return fmt.Errorf("mount overlay of snapshot %s at %s: %w", snap.ID, dir, err)
 	}
