@@ -5,11 +5,11 @@
 //
 // Layout below the cache's directory:
 //
-//	objects/aa/<key>  a complete, verified object; appears by rename
-//	partial/<key>     an object of several chunks that are not all here yet
-//	suspect/aa/<key>  objects found after a power cut, not trusted until verified
-//	tmp/              files being written
-//	session           the boot that last wrote here, and whether it ended well
+//	objects/<key>  a complete, verified object; appears by rename
+//	partial/<key>  an object of several chunks that are not all here yet
+//	suspect/<key>  objects found after a power cut, not trusted until verified
+//	tmp/           files being written
+//	session        the boot that last wrote here, and whether it ended well
 //
 // Nothing is synced as it is written. What that can lose is found out
 // afterwards: when a machine went down with the cache open, every object is
@@ -62,14 +62,6 @@ func Open(dir string) (*Cache, error) {
 	}
 	if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o700); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
-	}
-	// All directories of objects exist from the start, so that completing an
-	// object is one rename.
-	for i := range 256 {
-		err := os.Mkdir(filepath.Join(dir, "objects", fmt.Sprintf("%02x", i)), 0o700)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("open cache: %w", err)
-		}
 	}
 	if err := c.begin(); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
@@ -136,7 +128,7 @@ func (c *Cache) Recover(k Key, chunks []Chunk) (bool, error) {
 	if !c.suspects {
 		return false, nil
 	}
-	path := filepath.Join(c.dir, "suspect", k.Path())
+	path := filepath.Join(c.dir, "suspect", k.String())
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -172,7 +164,7 @@ func verify(f *os.File, chunks []Chunk) bool {
 	return err == nil && st.Size() == off
 }
 
-func (c *Cache) object(k Key) string { return filepath.Join(c.dir, "objects", k.Path()) }
+func (c *Cache) object(k Key) string { return filepath.Join(c.dir, "objects", k.String()) }
 
 // publish makes the file at path the object k.
 func (c *Cache) publish(path string, k Key) error { return os.Rename(path, c.object(k)) }

@@ -59,8 +59,8 @@ func mustWrite(t *testing.T, p *Partial, i int, data []byte) {
 
 func TestKey(t *testing.T) {
 	k := Key{0xab, 1}
-	if got := k.Path(); got != "ab/"+k.String() || len(k.String()) != 64 {
-		t.Errorf("Path() = %q", got)
+	if got := k.String(); len(got) != 64 || got[:4] != "ab01" {
+		t.Errorf("String() = %q", got)
 	}
 	if back, ok := ParseKey(k.String()); !ok || back != k {
 		t.Errorf("ParseKey(String()) = %v, %v", back, ok)
@@ -87,7 +87,7 @@ func TestPutAndKeepOverRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustBe(t, c, k, data)
-	st, err := os.Stat(filepath.Join(c.Dir(), k.Path()))
+	st, err := os.Stat(filepath.Join(c.Dir(), k.String()))
 	if err != nil || st.Mode().Perm() != 0o444 {
 		t.Fatalf("an object can be written to: %v, %v", st.Mode(), err)
 	}
@@ -280,7 +280,7 @@ func TestPowerCut(t *testing.T) {
 		}
 	}
 	damage := func(k Key, fn func(path string) error) {
-		path := filepath.Join(c.Dir(), k.Path())
+		path := filepath.Join(c.Dir(), k.String())
 		if err := errors.Join(os.Chmod(path, 0o600), fn(path)); err != nil {
 			t.Fatal(err)
 		}

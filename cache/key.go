@@ -11,15 +11,9 @@ import (
 // that no file's contents can be made to have the key of another file's list).
 type Key [32]byte
 
-// String returns the key in 64 lower-case hexadecimal digits.
+// String returns the key in 64 lower-case hexadecimal digits: the name of the
+// object's file in a directory of objects. Trees point at objects by it.
 func (k Key) String() string { return hex.EncodeToString(k[:]) }
-
-// Path returns the object's path below a directory of objects: "aa/<key>",
-// where aa are the key's first two digits. Trees point at objects by it.
-func (k Key) Path() string {
-	s := k.String()
-	return s[:2] + "/" + s
-}
 
 // ID is the first 64 bits of the key, big endian: the object's name where there
 // is room for no more, as in an inode number. A tree in which two objects would

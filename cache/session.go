@@ -38,11 +38,11 @@ func (c *Cache) begin() error {
 			return err
 		}
 	}
-	subdirs, err := os.ReadDir(filepath.Join(c.dir, "suspect"))
+	suspects, err := os.ReadDir(filepath.Join(c.dir, "suspect"))
 	if err != nil {
 		return err
 	}
-	c.suspects = len(subdirs) > 0
+	c.suspects = len(suspects) > 0
 	return c.writeSession(boot)
 }
 
@@ -60,27 +60,14 @@ func (c *Cache) end() error {
 
 // setAside moves every object to suspect/.
 func (c *Cache) setAside() error {
-	dirs, err := os.ReadDir(c.Dir())
+	objects, err := os.ReadDir(c.Dir())
 	if err != nil {
 		return err
 	}
-	for _, d := range dirs {
-		from := filepath.Join(c.Dir(), d.Name())
-		to := filepath.Join(c.dir, "suspect", d.Name())
-		objects, err := os.ReadDir(from)
-		if err != nil {
+	for _, o := range objects {
+		from, to := filepath.Join(c.Dir(), o.Name()), filepath.Join(c.dir, "suspect", o.Name())
+		if err := os.Rename(from, to); err != nil {
 			return err
-		}
-		if len(objects) == 0 {
-			continue
-		}
-		if err := os.Mkdir(to, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		for _, o := range objects {
-			if err := os.Rename(filepath.Join(from, o.Name()), filepath.Join(to, o.Name())); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

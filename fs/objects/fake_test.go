@@ -144,7 +144,7 @@ func newView(t *testing.T, src *source, cfg Config, cacheBytes int64) *view {
 			err = unix.Setxattr(p, "trusted.overlay.metacopy", nil, 0)
 		}
 		if err == nil {
-			err = unix.Setxattr(p, "trusted.overlay.redirect", []byte("/"+k.Path()), 0)
+			err = unix.Setxattr(p, "trusted.overlay.redirect", []byte("/"+k.String()), 0)
 		}
 		if err != nil {
 			t.Fatal(err)

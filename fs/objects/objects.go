@@ -1,7 +1,7 @@
 // Package objects serves the contents of files that are not in the cache yet,
-// as a FUSE file system that overlayfs uses as its last data-only layer: below
-// the root there are directories 00 to ff, in them every object of every layer
-// of this node, by key. Nothing can be listed.
+// as a FUSE file system that overlayfs uses as its last data-only layer: in its
+// root is every object of every layer of this node, by key. Nothing can be
+// listed.
 //
 // The kernel comes here only for what is missing. A small object is fetched
 // whole while its name is looked up, and put into the cache; the answer is
@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -29,10 +28,7 @@ import (
 )
 
 const (
-	rootID = fuse.FUSE_ROOT_ID
-	dirID  = 2              // node id of directory 00; the others follow
-	minID  = dirID + 256    // what is left for objects
-	never  = 24 * time.Hour // for how long the kernel may believe an answer that stays true
+	never = 24 * time.Hour // for how long the kernel may believe an answer that stays true
 
 	requestSize = 1 << 20 // bytes, the largest FUSE allows
 	readAhead   = 128 << 10
@@ -43,8 +39,9 @@ type Config struct {
 	Dir string // where to mount
 
 	// SmallSize is up to which size in bytes an object is fetched whole when
-	// it is first looked up. An object of one chunk always is: its first byte
-	// costs no less.
+	// it is first looked up. An object of one chunk is whatever its size: its
+	// first byte costs no less. With 0 no look-up fetches anything: every
+	// object's first open goes through FUSE.
 	SmallSize int64
 	// Patience is for how long a look-up waits for that. When it is over the
 	// object is opened through FUSE, and waiting goes on at its first read,
@@ -111,21 +108,12 @@ func (s *Server) Close() error {
 // String implements [fuse.RawFileSystem].
 func (s *Server) String() string { return "objects" }
 
-// Lookup finds a directory, or an object in one.
+// Lookup finds an object, which may mean to fetch it.
 func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	out.SetEntryTimeout(never)
 	out.SetAttrTimeout(never)
-	if h.NodeId == rootID {
-		n, err := strconv.ParseUint(name, 16, 8)
-		if err != nil || len(name) != 2 {
-			return fuse.ENOENT
-		}
-		out.NodeId = dirID + n
-		s.dirAttr(out.NodeId, &out.Attr)
-		return fuse.OK
-	}
 	k, ok := cache.ParseKey(name)
-	if !ok || h.NodeId != dirID+uint64(k[0]) {
+	if !ok || h.NodeId != fuse.FUSE_ROOT_ID {
 		return fuse.ENOENT
 	}
 	return s.lookupObject(cancel, h.Pid, k, out)
@@ -133,14 +121,11 @@ func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, o
 
 func (s *Server) lookupObject(cancel <-chan struct{}, pid uint32, k cache.Key, out *fuse.EntryOut) fuse.Status {
 	s.loader.stats.Lookups.Add(1)
-	if s.cache.Has(k) {
-		return fuse.Status(syscall.ESTALE) // it was not there yet when overlayfs looked
-	}
 	obj, sure, ok := s.loader.contents.Find(k)
 	if !ok {
 		return fuse.ENOENT
 	}
-	if len(obj.Chunks) == 1 || obj.Size <= s.cfg.SmallSize {
+	if s.cfg.SmallSize > 0 && (len(obj.Chunks) == 1 || obj.Size <= s.cfg.SmallSize) || !sure {
 		ctx, done := reader(cancel, pid)
 		if sure {
 			// Without a limit where the size is in doubt: an entry would
@@ -174,8 +159,9 @@ var errImpatient = errors.New("object did not arrive in time for its look-up")
 // GetAttr tells the attributes that a node was looked up with.
 func (s *Server) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	out.SetTimeout(never)
-	if in.NodeId < minID {
-		s.dirAttr(in.NodeId, &out.Attr)
+	if in.NodeId == fuse.FUSE_ROOT_ID {
+		out.Attr = fuse.Attr{Ino: in.NodeId, Mode: syscall.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
+		out.Attr.SetTimes(&s.start, &s.start, &s.start)
 		return fuse.OK
 	}
 	k, ok := s.loader.contents.FindID(in.NodeId)
@@ -243,11 +229,6 @@ func (s *Server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut
 	}
 	out.FromStatfsT(&st)
 	return fuse.OK
-}
-
-func (s *Server) dirAttr(id uint64, a *fuse.Attr) {
-	*a = fuse.Attr{Ino: id, Mode: syscall.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
-	a.SetTimes(&s.start, &s.start, &s.start)
 }
 
 func objectAttr(id uint64, size int64, a *fuse.Attr) {

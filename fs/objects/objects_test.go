@@ -102,7 +102,7 @@ func TestCopyUp(t *testing.T) {
 func TestRandomRanges(t *testing.T) {
 	src := newSource()
 	k := src.add(9_000_123, 1<<20)
-	v := newView(t, src, Config{SmallSize: 0}, 0)
+	v := newView(t, src, Config{SmallSize: 1000}, 0)
 	want := src.data[k]
 	var wg sync.WaitGroup
 	for seed := range uint64(8) {
@@ -143,7 +143,7 @@ func TestRandomRanges(t *testing.T) {
 func TestFailureAndRecovery(t *testing.T) {
 	src := newSource()
 	small, big := src.add(1000, 4<<20), src.add(3_000_000, 1<<20)
-	v := newView(t, src, Config{}, 0)
+	v := newView(t, src, Config{SmallSize: 1000}, 0)
 	src.set(func() { src.err = errors.New("nobody has it") })
 	if _, err := os.ReadFile(v.paths[small]); !errors.Is(err, syscall.EIO) {
 		t.Errorf("small: %v, want EIO", err)
@@ -169,12 +169,12 @@ func TestFailureAndRecovery(t *testing.T) {
 func TestNotThere(t *testing.T) {
 	src := newSource()
 	k := src.add(1000, 4<<20)
-	v := newView(t, src, Config{}, 0)
+	v := newView(t, src, Config{SmallSize: 1000}, 0)
 	src.set(func() { delete(src.objects, k) })
 	if _, err := os.ReadFile(v.paths[k]); err == nil {
 		t.Error("read an object that no layer has")
 	}
-	for _, name := range []string{"zz", "0", "000", "00/x", "00/" + k.String(), k.String()[:2] + "/" + k.String()[:63]} {
+	for _, name := range []string{"zz", "0", k.String()[:63], k.String() + "0", k.String(), "00" + k.String()[2:]} {
 		if _, err := os.Stat(v.server.cfg.Dir + "/" + name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: %v, want ENOENT", name, err)
 		}
@@ -186,7 +186,7 @@ func TestNotThere(t *testing.T) {
 func TestImpatience(t *testing.T) {
 	src := newSource()
 	k := src.add(1000, 4<<20)
-	v := newView(t, src, Config{Patience: 20 * time.Millisecond}, 0)
+	v := newView(t, src, Config{SmallSize: 1, Patience: 20 * time.Millisecond}, 0)
 	gate := make(chan struct{})
 	src.set(func() { src.gate = gate })
 	f, err := os.Open(v.paths[k])
@@ -218,7 +218,7 @@ func (v *view) waitingReads() int {
 func TestFullDisk(t *testing.T) {
 	src := newSource()
 	one, several, fits := src.add(3_000_000, 4<<20), src.add(5_000_000, 1<<20), src.add(10_000, 1<<20)
-	v := newView(t, src, Config{}, 2<<20)
+	v := newView(t, src, Config{SmallSize: 1}, 2<<20)
 	for range 2 {
 		for _, k := range [][32]byte{one, several, fits} {
 			if got, err := os.ReadFile(v.paths[k]); err != nil || !bytes.Equal(got, src.data[k]) {
@@ -240,7 +240,7 @@ func TestLiar(t *testing.T) {
 	src := newSource()
 	k := src.add(1000, 4<<20)
 	src.claims[k] = 10
-	v := newView(t, src, Config{}, 0)
+	v := newView(t, src, Config{SmallSize: 1000}, 0)
 	if got, err := os.ReadFile(v.paths[k]); err != nil || !bytes.Equal(got, src.data[k]) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
@@ -288,7 +288,7 @@ func TestSignals(t *testing.T) {
 	read := [2][32]byte{src.add(3_000_000, 1<<20), src.add(3_000_001, 1<<20)}
 	gate := make(chan struct{})
 	src.gate = gate
-	v := newView(t, src, Config{Patience: time.Minute}, 0)
+	v := newView(t, src, Config{SmallSize: 1, Patience: time.Minute}, 0)
 	type running struct {
 		cmd *exec.Cmd
 		out *bytes.Buffer

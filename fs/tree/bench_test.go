@@ -164,7 +164,7 @@ func (n *entryNode) Mode() fs.FileMode {
 func (n *entryNode) Sys() any {
 	s := &erofs.Stat{UID: n.UID, GID: n.GID, Mtime: uint64(n.Entry.ModTime.Unix()), MtimeNs: uint32(n.Entry.ModTime.Nanosecond()), Nlink: 1}
 	if !n.IsDir() {
-		s.Xattrs = map[string]string{xattrMetacopy: "", xattrRedirect: "/" + n.Key.Path()}
+		s.Xattrs = map[string]string{xattrMetacopy: "", xattrRedirect: "/" + n.Key.String()}
 	}
 	return s
 }

@@ -64,9 +64,7 @@ func (o *ownXattrs) of(in *inode) []layer.Xattr {
 	switch {
 	case in.kind == layer.Reg && in.ent.Size > 0:
 		key := &in.ent.Key
-		o.redirect = append(o.redirect[:0], '/') // and then key.Path()
-		o.redirect = hex.AppendEncode(o.redirect, key[:1])
-		o.redirect = append(o.redirect, '/')
+		o.redirect = append(o.redirect[:0], '/') // and then key.String()
 		o.redirect = hex.AppendEncode(o.redirect, key[:])
 		o.list = append(o.list, layer.Xattr{Name: xattrMetacopy}, layer.Xattr{Name: xattrRedirect, Value: o.redirect})
 	case in.kind == layer.Dir && in.dir.opaque:

@@ -91,7 +91,7 @@ func TestContainerReadsAndWrites(t *testing.T) {
 	do(os.Rename(c.root+"/etc/move", c.root+"/moved"))
 	read("moved", "m")
 	for p, want := range map[string]string{"bin/big": big, "etc/conf": "old"} {
-		if got, err := os.ReadFile(filepath.Join(c.objects, key(want).Path())); err != nil || string(got) != want {
+		if got, err := os.ReadFile(filepath.Join(c.objects, key(want).String())); err != nil || string(got) != want {
 			t.Errorf("object of %s was changed: %v", p, err)
 		}
 	}
@@ -125,7 +125,7 @@ func TestContainerRunsPrograms(t *testing.T) {
 // again as soon as its object is.
 func TestMissingObject(t *testing.T) {
 	c := startContainer(t, [][]file{{reg("a", "content")}}, "")
-	object := filepath.Join(c.objects, key("content").Path())
+	object := filepath.Join(c.objects, key("content").String())
 	if err := os.Rename(object, object+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestLargeFile(t *testing.T) {
 	const size = 5 << 30
 	d := tempDir(t)
 	k := key("large")
-	object := filepath.Join(d, "o", k.Path())
+	object := filepath.Join(d, "o", k.String())
 	if err := os.MkdirAll(filepath.Dir(object), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -194,7 +194,7 @@ func writeObjects(t testing.TB, dir string, stack [][]file) {
 			if f.Type != layer.Reg || f.content == "" {
 				continue
 			}
-			p := filepath.Join(dir, key(f.content).Path())
+			p := filepath.Join(dir, key(f.content).String())
 			if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
 				t.Fatal(err)
 			}

@@ -3,8 +3,7 @@
 // shows, and nothing of what its files contain.
 //
 // A regular file with contents carries overlayfs' own metacopy and redirect
-// attributes, which name its object in a data-only layer: /<aa>/<key>, as
-// [layer.Key.Path] says. So overlayfs, with the mounted image as a lower layer
+// attributes, which name its object in a data-only layer: /<key>. So overlayfs, with the mounted image as a lower layer
 // and an object store behind it, serves the run at kernel speed.
 //
 // The merge must equal what containerd makes of the same layers, so it goes the
