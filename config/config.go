@@ -91,7 +91,7 @@ func Default() Config {
 			FetchTimeout: Duration(30 * time.Second),
 		},
 		FS: FS{
-			SmallObject:    Size(1 << 20),
+			SmallObject:    Size(4 << 20),
 			LookupPatience: Duration(time.Second),
 		},
 		Snapshotter: Snapshotter{ResolveTimeout: Duration(10 * time.Second)},

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // SnapshotterName is what the daemon's snapshotter is called in containerd.
@@ -143,6 +144,46 @@ func (n *Node) removeContainers(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// removeImages removes every image, and waits until the daemon has nothing
+// mounted any more but what it serves itself: containerd tells it in its own
+// time what is not needed.
+func (n *Node) removeImages(ctx context.Context) error {
+	if n.containerd == nil || n.daemon == nil {
+		return nil
+	}
+	images, err := n.Ctr(ctx, "images", "ls", "-q")
+	if err != nil {
+		return err
+	}
+	if names := strings.Fields(images); len(names) > 0 {
+		if _, err := n.Ctr(ctx, append([]string{"images", "rm", "--sync"}, names...)...); err != nil {
+			return err
+		}
+	}
+	for {
+		left, err := n.daemonMounts()
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon of node %s has mounts for nobody: %v", n.Name, left)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// daemonMounts are the mounts that the daemon made for snapshots.
+func (n *Node) daemonMounts() (left []Mount, err error) {
+	mounts, err := Mounts()
+	for _, m := range mounts {
+		if strings.HasPrefix(m.Point, n.DaemonRoot()+"/") && m.Point != filepath.Join(n.DaemonRoot(), "fuse") {
+			left = append(left, m)
+		}
+	}
+	return left, err
 }
 
 func (n *Node) containerdSocket() string { return filepath.Join(n.Dir, "c.sock") }

@@ -122,5 +122,5 @@ func (n *Node) close() error {
 	// A daemon that hangs must not hold up the end of a test for ever.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return errors.Join(n.removeContainers(ctx), n.StopContainerd(), n.StopDaemon())
+	return errors.Join(n.removeContainers(ctx), n.removeImages(ctx), n.StopContainerd(), n.StopDaemon())
 }
