@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -238,7 +239,8 @@ func TestPartialOfOtherLength(t *testing.T) {
 	dir := t.TempDir()
 	c := mustOpen(t, dir)
 	k := Key{6}
-	if err := os.WriteFile(filepath.Join(dir, "partial", k.String()), []byte{1, 1, 1}, 0o600); err != nil {
+	path := filepath.Join(dir, "partial", k.String())
+	if err := os.WriteFile(path, []byte{1, 1, 1}, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, chunks := contents(6, 10, 10)
@@ -249,6 +251,20 @@ func TestPartialOfOtherLength(t *testing.T) {
 	defer p.Release()
 	if p.Has(0) || p.Has(1) {
 		t.Error("chunks out of nothing")
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() != 4096+2 {
+		t.Errorf("the file: %v, %v; want 4096 bytes for the chunks and one flag for each", st, err)
+	}
+}
+
+// TestPartialThatCannotBe asks for an object that no file is long enough for:
+// the error is told at once, not by the first write.
+func TestPartialThatCannotBe(t *testing.T) {
+	c := mustOpen(t, t.TempDir())
+	p, err := c.Partial(Key{11}, []Chunk{{Size: math.MaxInt64}})
+	if err == nil {
+		p.Release()
+		t.Fatal("a file of 8 EiB was made")
 	}
 }
 

@@ -95,14 +95,14 @@ func (p *Partial) open() error {
 	}
 	if st.Size() != end {
 		// New, or of no use: not the length that it would have.
-		if err := f.Truncate(0); err == nil {
+		err := f.Truncate(0)
+		if err == nil {
 			err = f.Truncate(end)
 		}
 		if err != nil {
 			f.Close()
-			return err
 		}
-		return nil
+		return err
 	}
 	flags := make([]byte, len(p.chunks))
 	if _, err := f.ReadAt(flags, p.flags()); err != nil {
@@ -180,7 +180,7 @@ func (p *Partial) Has(i int) bool {
 		}
 		p.state[i] = present
 		p.missing--
-		p.finish()
+		_ = p.finish() // the chunk is here and good all the same
 	}
 	return p.state[i] == present
 }

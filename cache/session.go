@@ -2,11 +2,12 @@ package cache
 
 import (
 	"errors"
-	"golang.org/x/sys/unix"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The session file says which boot of the machine wrote here last. As long as

@@ -78,7 +78,7 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 	if err != nil {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
 	}
-	defer src.close()
+	defer src.Close()
 	dir, err := os.MkdirTemp(o.TempDir, "ipfs-stargz-push-*")
 	if err != nil {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
@@ -121,7 +121,7 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 // storeIn stores blobs with the daemon. They are not pinned yet: a CAR names its
 // roots before its blocks, and a blob's root is known last.
 func storeIn(d Daemon) func(context.Context, ocispec.Descriptor, io.Reader) (cid.Cid, error) {
-	return func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) (root cid.Cid, err error) {
+	return func(ctx context.Context, _ ocispec.Descriptor, r io.Reader) (root cid.Cid, err error) {
 		err = d.ImportCAR(ctx, nil, func(put ipfs.PutFunc) error {
 			root, _, err = ipfs.Import(ctx, r, put)
 			return err

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -29,7 +30,7 @@ type source struct {
 	name  string // to record in an archive; may be ""
 	root  ocispec.Descriptor
 	blobs content.Provider
-	close func() error
+	io.Closer
 }
 
 // openSource finds the image that the user named. The context returned is to
@@ -86,7 +87,7 @@ func openLayout(arg string) (*source, error) {
 		l.Close()
 		return nil, err
 	}
-	return &source{name: root.Annotations[ocispec.AnnotationRefName], root: root, blobs: l, close: l.Close}, nil
+	return &source{name: root.Annotations[ocispec.AnnotationRefName], root: root, blobs: l, Closer: l}, nil
 }
 
 // openContainerd finds an image of containerd's by its full name, or by the
@@ -109,7 +110,7 @@ func openContainerd(ctx context.Context, name string, at Containerd) (context.Co
 		}
 		return nil, nil, fmt.Errorf("image %q: %w", name, err)
 	}
-	return ctx, &source{name: img.Name, root: img.Target, blobs: client.ContentStore(), close: client.Close}, nil
+	return ctx, &source{name: img.Name, root: img.Target, blobs: client.ContentStore(), Closer: client}, nil
 }
 
 // notInStore says what is there instead of the image called name.

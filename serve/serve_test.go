@@ -221,12 +221,19 @@ func TestImportConcurrentPut(t *testing.T) {
 }
 
 // post sends a request as any HTTP client may.
-func (d *daemon) post(t *testing.T, path string, body io.Reader, header ...string) (*http.Response, string) {
+// answer is what is left of a response whose body was read.
+type answer struct {
+	Status     string
+	StatusCode int
+	Header     http.Header
+}
+
+func (d *daemon) post(t *testing.T, path string, body io.Reader, header ...string) (answer, string) {
 	t.Helper()
 	return d.do(t, http.MethodPost, path, body, header...)
 }
 
-func (d *daemon) do(t *testing.T, method, path string, body io.Reader, header ...string) (*http.Response, string) {
+func (d *daemon) do(t *testing.T, method, path string, body io.Reader, header ...string) (answer, string) {
 	t.Helper()
 	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(d.addr, "/unix"))
@@ -247,7 +254,7 @@ func (d *daemon) do(t *testing.T, method, path string, body io.Reader, header ..
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(text)
+	return answer{resp.Status, resp.StatusCode, resp.Header}, string(text)
 }
 
 // form makes a body of files, as curl -F does.
@@ -270,7 +277,7 @@ func form(t *testing.T, files ...[]byte) (body io.Reader, contentType string) {
 	return &b, w.FormDataContentType()
 }
 
-func (d *daemon) postForm(t *testing.T, path string, files ...[]byte) (*http.Response, string) {
+func (d *daemon) postForm(t *testing.T, path string, files ...[]byte) (answer, string) {
 	t.Helper()
 	body, contentType := form(t, files...)
 	return d.post(t, path, body, "Content-Type", contentType)
@@ -340,7 +347,7 @@ func TestMissingBlock(t *testing.T) {
 	c := blockstest.Random(t, 1, 100).Cid().String()
 	for _, path := range []string{"block/get?arg=", "block/stat?arg=", "cat?arg=", "cat?timeout=100ms&arg="} {
 		resp, text := d.post(t, "/api/v0/"+path+c, nil)
-		if resp.StatusCode != 500 || !strings.Contains(text, `"Code":0,"Type":"error"`) {
+		if resp.StatusCode != http.StatusInternalServerError || !strings.Contains(text, `"Code":0,"Type":"error"`) {
 			t.Errorf("%s: %s %s", path, resp.Status, text)
 		}
 		if !strings.Contains(path, "timeout") && !strings.Contains(text, c) {
@@ -397,11 +404,11 @@ func TestBlockPutAndStat(t *testing.T) {
 	resp, text := d.postForm(t, "/api/v0/block/put", []byte("hello world"), []byte("hello\n"))
 	want := `{"Key":"bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e","Size":11}` + "\n" +
 		`{"Key":"bafkreicysg23kiwv34eg2d7qweipxwosdo2py4ldv42nbauguluen5v6am","Size":6}` + "\n"
-	if resp.StatusCode != 200 || text != want {
+	if resp.StatusCode != http.StatusOK || text != want {
 		t.Errorf("block/put: %s %s, want %s", resp.Status, text, want)
 	}
 	resp, text = d.post(t, "/api/v0/block/stat?arg=bafkreicysg23kiwv34eg2d7qweipxwosdo2py4ldv42nbauguluen5v6am", nil)
-	if want := `{"Key":"bafkreicysg23kiwv34eg2d7qweipxwosdo2py4ldv42nbauguluen5v6am","Size":6}` + "\n"; resp.StatusCode != 200 || text != want {
+	if want := `{"Key":"bafkreicysg23kiwv34eg2d7qweipxwosdo2py4ldv42nbauguluen5v6am","Size":6}` + "\n"; resp.StatusCode != http.StatusOK || text != want {
 		t.Errorf("block/stat: %s %s, want %s", resp.Status, text, want)
 	}
 	for _, tt := range []struct {

@@ -72,7 +72,8 @@ func TestContainerdSuiteThroughProxy(t *testing.T) {
 		}
 		srv := grpc.NewServer()
 		snapshotsapi.RegisterSnapshotsServer(srv, snapshotservice.FromSnapshotter(s))
-		go srv.Serve(l)
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(l) }()
 		conn, err := grpc.NewClient("unix://"+sock, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			srv.Stop()
@@ -82,7 +83,7 @@ func TestContainerdSuiteThroughProxy(t *testing.T) {
 		return p, func() error {
 			err := conn.Close()
 			srv.Stop()
-			return errors.Join(err, s.Close())
+			return errors.Join(err, <-served, s.Close())
 		}, nil
 	})
 }

@@ -381,14 +381,22 @@ func TestConvertIsDeterministic(t *testing.T) {
 	plain, o := makeTar(t, everything()), Options{Level: 1, ChunkSize: 256 << 10}
 	var zipped, zstded bytes.Buffer
 	zw := gzip.NewWriter(&zipped)
-	zw.Write(plain)
-	zw.Close()
+	if _, err := zw.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
 	ze, err := zstd.NewWriter(&zstded, zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ze.Write(plain)
-	ze.Close()
+	if _, err := ze.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := ze.Close(); err != nil {
+		t.Fatal(err)
+	}
 	want := convert(t, plain, o)
 	for name, b := range map[string][]byte{"tar": plain, "gzip": zipped.Bytes(), "zstd": zstded.Bytes()} {
 		if got := convert(t, b, o); !bytes.Equal(got, want) {

@@ -40,7 +40,7 @@ func TestReporters(t *testing.T) {
 	for name, r := range map[string]Reporter{
 		"lines": NewLines(io.Discard), "bars": NewBars(io.Discard), "discard": Discard(),
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(name, func(*testing.T) {
 			var wg sync.WaitGroup
 			for i := range 8 {
 				wg.Go(func() {
@@ -59,7 +59,7 @@ func TestReporters(t *testing.T) {
 }
 
 // TestBarsEndUnfinished closes a display whose tasks failed on the way.
-func TestBarsEndUnfinished(t *testing.T) {
+func TestBarsEndUnfinished(*testing.T) {
 	r := NewBars(io.Discard)
 	task := r.Task("fails", 100)
 	task.Add(10)

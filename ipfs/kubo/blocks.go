@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -134,9 +135,7 @@ func (c *Client) Cat(ctx context.Context, path string, offset, length int64) (io
 		watch.Stop()
 		return nil, err
 	}
-	return &stream{Client: c, ctx: ctx, watch: watch, body: resp.Body, trailer: func() string {
-		return resp.Trailer.Get(streamErrorTrailer)
-	}}, nil
+	return &stream{Client: c, ctx: ctx, watch: watch, resp: resp}, nil
 }
 
 // streamErrorTrailer carries an error that came after the answer had begun.
@@ -145,20 +144,20 @@ const streamErrorTrailer = "X-Stream-Error"
 // stream is a body whose reads are watched.
 type stream struct {
 	*Client
-	ctx     context.Context
-	watch   *stall.Watch
-	body    io.ReadCloser
-	trailer func() string // valid after the body's end
+	ctx   context.Context
+	watch *stall.Watch
+	resp  *http.Response
 }
 
 func (s *stream) Read(p []byte) (int, error) {
 	s.watch.Enter()
 	defer s.watch.Leave()
-	n, err := s.body.Read(p)
+	n, err := s.resp.Body.Read(p)
 	switch {
 	case err == nil:
 	case err == io.EOF:
-		if msg := s.trailer(); msg != "" {
+		// The trailer is here with the body's end, not before.
+		if msg := s.resp.Trailer.Get(streamErrorTrailer); msg != "" {
 			err = s.failed(s.ctx, "cat", &Error{Message: msg})
 		}
 	default:
@@ -169,5 +168,5 @@ func (s *stream) Read(p []byte) (int, error) {
 
 func (s *stream) Close() error {
 	s.watch.Stop()
-	return s.body.Close()
+	return s.resp.Body.Close()
 }

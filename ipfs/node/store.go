@@ -324,20 +324,18 @@ func (s *store) AllKeysChan(ctx context.Context) (<-chan cid.Cid, error) {
 	ch := make(chan cid.Cid)
 	go func() {
 		defer close(ch)
-		err := filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(s.dir, func(_ string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
 			}
-			c, err := cid.Decode(d.Name())
-			if err != nil {
-				return nil // not one of ours
+			if c, err := cid.Decode(d.Name()); err == nil { // else it is not one of ours
+				select {
+				case ch <- c:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
 			}
-			select {
-			case ch <- c:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+			return nil
 		})
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("the blocks cannot be listed", "err", err)

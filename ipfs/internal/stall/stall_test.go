@@ -15,7 +15,7 @@ func TestWatch(t *testing.T) {
 		work  func(w *Watch)
 		stall bool
 	}{
-		{"nobody waits", func(w *Watch) { time.Sleep(5 * after) }, false},
+		{"nobody waits", func(*Watch) { time.Sleep(5 * after) }, false},
 		{"waits too long", func(w *Watch) { w.Enter(); time.Sleep(after + time.Second) }, true},
 		{"waits almost too long", func(w *Watch) { w.Enter(); time.Sleep(after - time.Second) }, false},
 		{"progress", func(w *Watch) {
