@@ -191,18 +191,7 @@ func (p *Partial) Write(i int, data []byte) error {
 	if int64(len(data)) != p.chunks[i].Size {
 		return fmt.Errorf("chunk %d of object %s has %d bytes, not %d", i, p.key, len(data), p.chunks[i].Size)
 	}
-	p.mu.RLock()
-	st := p.state[i]
-	p.mu.RUnlock()
-	if st == present {
-		return nil
-	}
-	// Outside the lock: two writers of a chunk write the same bytes.
-	_, err := p.f.WriteAt(data, p.offs[i])
-	if err == nil {
-		_, err = p.f.WriteAt([]byte{1}, p.flags()+int64(i))
-	}
-	if err != nil {
+	if err := p.write(i, data); err != nil {
 		return fmt.Errorf("store chunk %d of object %s: %w", i, p.key, err)
 	}
 	p.mu.Lock()
@@ -213,6 +202,23 @@ func (p *Partial) Write(i int, data []byte) error {
 	p.state[i] = present
 	p.missing--
 	return p.finish()
+}
+
+// write puts chunk i and then its flag into the file, if it is not there yet.
+// The lock is shared by writers, even of the same chunk, whose bytes are the
+// same; it keeps finish from cutting the flags off before one of them is
+// written, which would make the object longer than it is.
+func (p *Partial) write(i int, data []byte) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.state[i] == present {
+		return nil
+	}
+	if _, err := p.f.WriteAt(data, p.offs[i]); err != nil {
+		return err
+	}
+	_, err := p.f.WriteAt([]byte{1}, p.flags()+int64(i))
+	return err
 }
 
 // finish makes the file the object if nothing is missing. p.mu is held.

@@ -184,6 +184,10 @@ cat host.old > /dev/null; tail -n 1 passwd; exec sleep 1000`
 		t.Errorf("with the daemon stopped: %q", out)
 	}
 	p.must(p.b.StartDaemon(t.Context(), p.conf))
+	eventually(t, "containerd to find the daemon again", func() bool {
+		_, err := p.b.Ctr(t.Context(), "snapshots", "--snapshotter", lazy, "mounts", "/mnt", "two")
+		return err == nil
+	})
 
 	for _, c := range []string{"one", "two"} {
 		ctr("tasks", "kill", "--signal", "KILL", c)

@@ -71,10 +71,9 @@ type flight struct {
 	cancel context.CancelFunc
 	users  int // guarded by Loader.mu
 
-	done   chan struct{} // closed when what follows is set
-	data   []byte
-	err    error
-	stored bool
+	done chan struct{} // closed when what follows is set
+	data []byte
+	err  error
 }
 
 // NewLoader returns a loader of contents into c.
@@ -150,27 +149,20 @@ func (l *Loader) load(ctx context.Context, obj *object) (bool, error) {
 	if complete {
 		return true, nil
 	}
-	stored := make([]bool, len(obj.Chunks))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i := range obj.Chunks {
 		g.Go(func() error {
 			if p != nil && p.Has(i) {
-				stored[i] = true
 				return nil
 			}
-			return l.chunk(ctx, obj, i, func(_ []byte, kept bool) { stored[i] = kept })
+			return l.chunk(ctx, obj, i, func([]byte) {})
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return false, err
 	}
-	for _, s := range stored {
-		if !s {
-			return false, nil
-		}
-	}
-	return true, nil
+	return l.cache.Has(obj.Key), nil
 }
 
 // ReadAt fills dst with the bytes of object k from off, fetching the chunks
@@ -219,7 +211,7 @@ func (l *Loader) readAt(ctx context.Context, obj *object, dst []byte, off int64)
 				_, err := p.ReadAt(part, from)
 				return err
 			}
-			return l.chunk(ctx, obj, i, func(data []byte, _ bool) { copy(part, data[from-c.Offset:]) })
+			return l.chunk(ctx, obj, i, func(data []byte) { copy(part, data[from-c.Offset:]) })
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -246,9 +238,9 @@ func (l *Loader) partial(obj *object) (p *cache.Partial, release func(), complet
 	return p, p.Release, p.Complete()
 }
 
-// chunk calls use with the verified bytes of one chunk, which it may not keep,
-// and with whether they are in the cache.
-func (l *Loader) chunk(ctx context.Context, obj *object, i int, use func(data []byte, stored bool)) error {
+// chunk calls use with the verified bytes of one chunk, which it may not keep.
+// They are in the cache by then, if they can be.
+func (l *Loader) chunk(ctx context.Context, obj *object, i int, use func(data []byte)) error {
 	f := l.join(obj, i)
 	defer l.leave(flightID{obj.Key, i}, f)
 	select {
@@ -259,7 +251,7 @@ func (l *Loader) chunk(ctx context.Context, obj *object, i int, use func(data []
 	if f.err != nil {
 		return f.err
 	}
-	use(f.data, f.stored)
+	use(f.data)
 	return nil
 }
 
@@ -278,7 +270,7 @@ func (l *Loader) join(obj *object, i int) *flight {
 	l.wg.Go(func() {
 		defer close(f.done)
 		defer cancel()
-		f.data, f.stored, f.err = l.fetch(ctx, obj, i)
+		f.data, f.err = l.fetch(ctx, obj, i)
 		if f.err != nil {
 			l.stats.Failures.Add(1)
 		}
@@ -300,23 +292,22 @@ func (l *Loader) leave(id flightID, f *flight) {
 }
 
 // fetch reads a chunk and puts it into the cache.
-func (l *Loader) fetch(ctx context.Context, obj *object, i int) (data []byte, stored bool, err error) {
+func (l *Loader) fetch(ctx context.Context, obj *object, i int) (data []byte, err error) {
 	size := obj.Chunks[i].Size
 	if err := l.memory.Acquire(ctx, min(size, maxInFlight)); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	defer l.memory.Release(min(size, maxInFlight))
 	data = make([]byte, size)
 	if err := l.contents.ReadChunk(ctx, obj.Object, i, data); err != nil {
-		return nil, false, fmt.Errorf("object %s, chunk %d: %w", obj.Key, i, err)
+		return nil, fmt.Errorf("object %s, chunk %d: %w", obj.Key, i, err)
 	}
 	l.stats.ChunksFetched.Add(1)
 	l.stats.BytesFetched.Add(size)
 	if err := l.store(obj, i, data); err != nil {
-		l.stats.CacheErrors.Add(1)
-		return data, false, nil // the reader gets it without
+		l.stats.CacheErrors.Add(1) // the reader gets it without
 	}
-	return data, true, nil
+	return data, nil
 }
 
 func (l *Loader) store(obj *object, i int, data []byte) error {
