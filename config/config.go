@@ -88,6 +88,7 @@ func Default() Config {
 		API:     API{Address: "/run/ipfs-stargz/api.sock"},
 		IPFS: IPFS{
 			Listen:       []string{"/ip4/0.0.0.0/tcp/4001"},
+			Peers:        []string{},
 			FetchTimeout: Duration(30 * time.Second),
 		},
 		FS: FS{

@@ -100,6 +100,34 @@ func TestDefaultsAreWhatTheyPrint(t *testing.T) {
 	}
 }
 
+// TestManual holds the file in the manual against the defaults.
+func TestManual(t *testing.T) {
+	manual, err := os.ReadFile(filepath.Join("..", "docs", "config.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(manual), "```toml\n")
+	file, _, ok := strings.Cut(after, "```")
+	if !ok {
+		t.Fatal("the manual has no file in it")
+	}
+	var cfg config.Config
+	if err := config.Parse([]byte(file), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	want, err := toml.Marshal(config.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := toml.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("the manual says\n%s\nthe defaults are\n%s", got, want)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	b, err := toml.Marshal(config.Default())
 	if err != nil {

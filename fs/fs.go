@@ -86,6 +86,9 @@ func New(cfg Config) (_ *FS, err error) {
 	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
 		return nil, err
 	}
+	if err := f.trees.probe(context.Background()); err != nil {
+		return nil, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
+	}
 	f.loader = objects.NewLoader(f.layers, f.cache)
 	f.objects, err = objects.Mount(objects.Config{
 		Dir:       filepath.Join(cfg.Root, "fuse"),

@@ -35,12 +35,38 @@ func openTrees(root string, ls *layers, log *slog.Logger) (*trees, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range left {
+	probes, err := filepath.Glob(filepath.Join(root, tmpPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range append(left, probes...) {
 		if err := os.Remove(p); err != nil {
 			return nil, err
 		}
 	}
 	return &trees{root: root, layers: ls, log: log, locks: map[string]*sync.Mutex{}}, nil
+}
+
+// probe finds out, by doing it, whether this kernel can mount a tree.
+func (ts *trees) probe(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp(filepath.Dir(ts.root), "probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	f, err := os.CreateTemp(ts.root, tmpPrefix)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = tree.Build(ctx, f, [][]layer.Entry{{{Name: "probe", Type: layer.Dir}}}, tree.Options{})
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := tree.Mount(f.Name(), dir); err != nil {
+		return err
+	}
+	return tree.Unmount(dir)
 }
 
 // name returns the name of a run's tree.

@@ -246,6 +246,21 @@ func TestErrors(t *testing.T) {
 	wants("socket in use", serve(fmt.Sprintf("root = %q\naddress = %q\n", dir, p.b.DaemonSocket())), p.b.DaemonSocket(), "another")
 	wants("root in use", serve(fmt.Sprintf("root = %q\naddress = %q\n[api]\naddress = %q\n", p.b.DaemonRoot(), dir+"/s", dir+"/a")), p.b.DaemonRoot(), "in use")
 
+	hidden := p.b.Command(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c",
+		"mount -t tmpfs none /dev && exec \"$@\"", "sh", p.Binary(), "serve", "--config", config)
+	p.must(os.WriteFile(config, fmt.Appendf(nil, "root = %q\naddress = %q\n[api]\naddress = %q\n[ipfs]\nlisten = []\n", dir+"/r", dir+"/s", dir+"/a"), 0o600))
+	_, err = p.b.Output(t.Context(), hidden)
+	wants("no FUSE", err, "/dev/fuse")
+	for _, sock := range []string{p.b.DaemonSocket(), filepath.Join(p.b.Dir, "api.sock")} {
+		if st, err := os.Stat(sock); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("socket %s: mode %v, %v", sock, st.Mode(), err)
+		}
+	}
+	out, err := p.b.Stargz(t.Context(), "inspect", cid)
+	if err != nil || !strings.Contains(out, layer) {
+		t.Errorf("inspect: %v\n%s", err, out)
+	}
+
 	// The provider goes, in the middle of it: bounded errors, then all is well.
 	p.must(p.b.Pull(t.Context(), cid))
 	p.must(p.a.StopDaemon())
