@@ -121,9 +121,13 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 // storeIn stores blobs with the daemon. They are not pinned yet: a CAR names its
 // roots before its blocks, and a blob's root is known last.
 func storeIn(d Daemon) func(context.Context, ocispec.Descriptor, io.Reader) (cid.Cid, error) {
-	return func(ctx context.Context, _ ocispec.Descriptor, r io.Reader) (root cid.Cid, err error) {
+	return func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) (root cid.Cid, err error) {
+		importBlob := ipfs.Import
+		if oci.KindOf(desc.MediaType) == oci.Layer {
+			importBlob = ipfs.ImportLayer
+		}
 		err = d.ImportCAR(ctx, nil, func(put ipfs.PutFunc) error {
-			root, _, err = ipfs.Import(ctx, r, put)
+			root, _, err = importBlob(ctx, r, put)
 			return err
 		})
 		return root, err

@@ -118,3 +118,28 @@ func TestImportErrors(t *testing.T) {
 		t.Errorf("ended context: %v", err)
 	}
 }
+
+// TestImportLayer checks that a layer's leaves are small, and that it reads back.
+func TestImportLayer(t *testing.T) {
+	data := blockstest.Random(t, 7, 1_000_000).RawData()
+	m := blockstest.NewMemory()
+	root, size, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), func(ctx context.Context, b blocks.Block) error {
+		return m.Put(ctx, b)
+	})
+	if err != nil || size != int64(len(data)) {
+		t.Fatal(size, err)
+	}
+	f, err := ipfs.OpenFile(t.Context(), m, "", root, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range f.Leaves() {
+		if l.Size > 64<<10 {
+			t.Errorf("a leaf of %d bytes", l.Size)
+		}
+	}
+	got := make([]byte, len(data))
+	if _, err := f.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("read back: %v", err)
+	}
+}
