@@ -43,7 +43,20 @@ func (f file) xattr(name string, v []byte) file {
 
 func merge(t *testing.T, stack [][]file, opts Options) (*inode, error) {
 	t.Helper()
-	return mergeAll(context.Background(), layersOf(stack), opts)
+	uppers, err := applyAll(context.Background(), layersOf(stack), opts)
+	if err != nil {
+		return nil, err
+	}
+	return overlay(uppers, opts.Below)
+}
+
+// onSomething returns the options of a run that lies on layers that have every
+// name, or on none.
+func onSomething(below bool) (opts Options) {
+	if below {
+		opts.Below = func(string) (bool, error) { return true, nil }
+	}
+	return opts
 }
 
 // list returns a line for each name of a merged tree: its path, kind and mode,
@@ -311,7 +324,7 @@ var mergeCases = []mergeCase{
 func TestMerge(t *testing.T) {
 	for _, c := range mergeCases {
 		t.Run(c.name, func(t *testing.T) {
-			root, err := merge(t, c.stack, Options{Below: c.below})
+			root, err := merge(t, c.stack, onSomething(c.below))
 			if c.err != nil {
 				var refused *RefusedError
 				if !errors.Is(err, c.err) || !errors.As(err, &refused) {
