@@ -10,7 +10,8 @@
 //
 //	layers/<cid>/   a layer's table of contents, its objects' chunks, its record
 //	trees/<name>/   image: the EROFS image of a run of layers; m: where it is
-//	                mounted; layers: the CIDs it was built from
+//	                mounted; run: the layers it was built from and the
+//	                directories below them, JSON
 //	cache/          see package cache
 //	fuse/           where missing objects are served
 package fs
@@ -129,7 +130,7 @@ func (f *FS) DataDirs() []string {
 // Run is lazy layers that lie directly on one another.
 type Run = struct {
 	CIDs  []string // lowest first
-	Below bool     // a normal layer lies below
+	Below []string // the overlay's lower directories below them, topmost first: deletions in the run have to show there
 }
 
 // Add readies the layer with this CID to be the top of a run: it fetches its
@@ -149,7 +150,7 @@ func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes,
 }
 
 // Tree returns a directory with the merged names of a run of layers, and mounts
-// it where necessary.
+// it where necessary. Trees among those below the run are mounted already.
 func (f *FS) Tree(ctx context.Context, run Run) (string, error) { return f.trees.mount(ctx, run) }
 
 // TreeDir returns the directory that [FS.Tree] would return.

@@ -302,6 +302,83 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestTreeOverNormal mounts two runs of lazy layers with normal ones below and
+// between, as a container has them.
+func TestTreeOverNormal(t *testing.T) {
+	var s store
+	s.add(t, "one", file{name: "a/", dir: true}, file{name: "a/.wh.gone"}, file{name: "a/.wh.never"}, file{name: "b/", dir: true}, file{name: "b/.wh.never"})
+	s.add(t, "two", file{name: "a/", dir: true}, file{name: "a/.wh.file"}, file{name: "b/", dir: true}, file{name: "b/.wh.file"}, file{name: "c/", dir: true}, file{name: "c/.wh.never"})
+	root := t.TempDir()
+	f := running(t, root, &s)
+	normal := normalLayer(t, "a/gone", "a/file")
+	between := normalLayer(t, "b/file")
+
+	low := fs.Run{CIDs: []string{"one"}, Below: []string{normal}}
+	add(t, f, "one", "")
+	lowDir, err := f.TreeDir(low)
+	if err != nil {
+		t.Fatal(err)
+	}
+	high := fs.Run{CIDs: []string{"two"}, Below: []string{between, lowDir, normal}}
+	add(t, f, "two", "")
+	if _, err := f.Tree(t.Context(), high); err == nil {
+		t.Error("a tree over one that is not mounted")
+	}
+	dirs := []string{between, normal}
+	for i, run := range []fs.Run{low, high} {
+		dir, err := f.Tree(t.Context(), run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs = slices.Insert(dirs, []int{1, 0}[i], dir)
+	}
+	mnt := t.TempDir()
+	options := "lowerdir=" + strings.Join(dirs, ":") + "::" + strings.Join(f.DataDirs(), "::") + ",metacopy=on"
+	if err := unix.Mount("overlay", mnt, "overlay", unix.MS_RDONLY, options); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(list(t, mnt), " "); got != "a b c" {
+		t.Errorf("names: %s", got)
+	}
+	if err := unix.Unmount(mnt, 0); err != nil {
+		t.Fatal(err)
+	}
+
+	// Their images stay while their layers and what they lie on do.
+	images := func() int {
+		t.Helper()
+		names, err := filepath.Glob(filepath.Join(root, "trees", "*", "image"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	for _, c := range []struct {
+		gone string
+		want int
+	}{{"", 2}, {between, 1}, {normal, 0}} {
+		if err := errors.Join(os.RemoveAll(c.gone), f.Retain([]string{"one", "two"}, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if n := images(); n != c.want {
+			t.Errorf("%d images without %q, want %d", n, c.gone, c.want)
+		}
+	}
+}
+
+// normalLayer makes the directory of a normal layer with these files.
+func normalLayer(t *testing.T, files ...string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "fs")
+	for _, f := range files {
+		p := filepath.Join(dir, f)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 func list(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,7 +80,7 @@ func (ts *trees) name(run Run) (string, error) {
 		}
 		digests[i] = l.meta.TOCDigest
 	}
-	return tree.Name(digests, tree.Options{Below: run.Below}), nil
+	return tree.Name(digests, run.Below), nil
 }
 
 // entries reads the names of a run's layers.
@@ -101,19 +102,22 @@ func (ts *trees) entries(ctx context.Context, cids []string) ([][]layer.Entry, e
 // them all: a layer is to take after the directories that it does not name.
 func (ts *trees) check(ctx context.Context, run Run) error {
 	cids := run.CIDs
-	if !run.Below {
+	var opts tree.Options
+	if len(run.Below) > 0 {
+		opts.Below = func(string) (bool, error) { return true, nil }
+	} else {
 		cids = cids[len(cids)-1:]
 	}
 	entries, err := ts.entries(ctx, cids)
 	if err != nil {
 		return err
 	}
-	return tree.Check(ctx, entries, tree.Options{Below: run.Below})
+	return tree.Check(ctx, entries, opts)
 }
 
 func (ts *trees) dir(name string) string    { return filepath.Join(ts.root, name, "m") }
 func (ts *trees) image(name string) string  { return filepath.Join(ts.root, name, "image") }
-func (ts *trees) origin(name string) string { return filepath.Join(ts.root, name, "layers") }
+func (ts *trees) origin(name string) string { return filepath.Join(ts.root, name, "run") }
 
 // lock takes the lock of a tree's name.
 func (ts *trees) lock(name string) (unlock func()) {
@@ -161,7 +165,24 @@ func (ts *trees) build(ctx context.Context, name string, run Run) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(ts.origin(name), []byte(strings.Join(run.CIDs, "\n")), 0o600); err != nil {
+	var opts tree.Options
+	if len(run.Below) > 0 {
+		below, err := ts.below(run.Below)
+		if err != nil {
+			return err
+		}
+		opts.Below = func(path string) (bool, error) {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			return below.has(path)
+		}
+	}
+	origin, err := json.Marshal(run)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(ts.origin(name), origin, 0o600); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(ts.image(name)), tmpPrefix)
@@ -169,7 +190,7 @@ func (ts *trees) build(ctx context.Context, name string, run Run) error {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = tree.Build(ctx, f, entries, tree.Options{Below: run.Below})
+	_, err = tree.Build(ctx, f, entries, opts)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -182,8 +203,23 @@ func (ts *trees) build(ctx context.Context, name string, run Run) error {
 	return os.Rename(f.Name(), ts.image(name))
 }
 
+// below opens the directories below a run. What is not mounted would look like
+// a tree with nothing in it.
+func (ts *trees) below(dirs []string) (*below, error) {
+	mounts, err := mountpoints()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		if strings.HasPrefix(dir, ts.root+"/") && !slices.ContainsFunc(mounts, func(m mountpoint) bool { return m.dir == dir }) {
+			return nil, fmt.Errorf("tree %s below is not mounted", dir)
+		}
+	}
+	return openBelow(dirs)
+}
+
 // retain unmounts all trees but those at these directories, and removes the
-// images of trees whose layers are not all kept.
+// images of trees whose layers are not all kept, or lie on what is gone.
 func (ts *trees) retain(cids, dirs []string) error {
 	names, err := os.ReadDir(ts.root)
 	if err != nil {
@@ -210,8 +246,7 @@ func (ts *trees) retainOne(name string, cids, dirs []string) error {
 			return err
 		}
 	}
-	origin, err := os.ReadFile(ts.origin(name))
-	if err == nil && !slices.ContainsFunc(strings.Split(string(origin), "\n"), func(c string) bool { return !slices.Contains(cids, c) }) {
+	if ts.current(name, cids) {
 		return nil
 	}
 	// Not its directories' contents by force: should something be mounted
@@ -222,4 +257,28 @@ func (ts *trees) retainOne(name string, cids, dirs []string) error {
 		}
 	}
 	return nil
+}
+
+// current reports whether a tree's layers are all among cids and the
+// directories below them are there: whether its image may be wanted again.
+func (ts *trees) current(name string, cids []string) bool {
+	origin, err := os.ReadFile(ts.origin(name))
+	if err != nil {
+		return false
+	}
+	var run Run
+	if json.Unmarshal(origin, &run) != nil {
+		return false
+	}
+	for _, cid := range run.CIDs {
+		if !slices.Contains(cids, cid) {
+			return false
+		}
+	}
+	for _, dir := range run.Below {
+		if _, err := os.Lstat(dir); err != nil {
+			return false
+		}
+	}
+	return true
 }

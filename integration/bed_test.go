@@ -69,8 +69,9 @@ func serveRegistry(t *testing.T, n *testbed.Node, im *image.Image) string {
 }
 
 // scanImage reads the tree of an image as a snapshotter gives it. The time of
-// the root folder is left out: containerd ignores what a layer says of it.
-func scanImage(t *testing.T, n *testbed.Node, snapshotter, name string) treediff.Tree {
+// the root folder is left out: containerd ignores what a layer says of it. So
+// are the paths in ignore, relative to the root.
+func scanImage(t *testing.T, n *testbed.Node, snapshotter, name string, ignore ...string) treediff.Tree {
 	t.Helper()
 	dir, unmount, err := n.MountImage(t.Context(), snapshotter, name)
 	if err != nil {
@@ -81,7 +82,7 @@ func scanImage(t *testing.T, n *testbed.Node, snapshotter, name string) treediff
 			t.Error(err)
 		}
 	}()
-	tree, err := treediff.Scan(dir)
+	tree, err := treediff.Scan(dir, ignore...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,6 +112,13 @@ func lazyMounts(t *testing.T, n *testbed.Node) (trees []string) {
 // logged tells whether a node's daemon logged a line with all of these in it.
 func logged(t *testing.T, n *testbed.Node, parts ...string) bool {
 	t.Helper()
+	return countLogged(t, n, parts...) > 0
+}
+
+// countLogged counts the lines with all of these in them that a node's daemon
+// logged.
+func countLogged(t *testing.T, n *testbed.Node, parts ...string) (count int) {
+	t.Helper()
 	b, err := os.ReadFile(n.DaemonLog())
 	if err != nil {
 		t.Fatal(err)
@@ -123,9 +130,9 @@ lines:
 				continue lines
 			}
 		}
-		return true
+		count++
 	}
-	return false
+	return count
 }
 
 // edited pushes, on node a, an image like the one at root but with its layers'

@@ -98,7 +98,7 @@ func (s *Snapshotter) runBelow(ctx context.Context, parent string) (Run, error) 
 	if len(parts) > 0 && parts[0].run != nil {
 		return *parts[0].run, nil
 	}
-	return Run{Below: len(parts) > 0}, nil
+	return Run{Below: dirsOf(parts)}, nil
 }
 
 // lazyName is the name that a lazy snapshot is committed under. containerd

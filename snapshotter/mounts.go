@@ -14,15 +14,14 @@ import (
 // part is one lower directory of an overlay: a normal layer or a run of lazy
 // ones.
 type part struct {
-	id  string // of the normal snapshot
-	run *Run
+	dir string
+	run *Run // nil for a normal layer
 }
 
 // parts splits a chain of parents, topmost first, into lower directories,
 // topmost first.
 func (s *Snapshotter) parts(parentIDs []string) ([]part, error) {
 	var parts []part // built from the lowest up
-	below := false
 	for _, id := range slices.Backward(parentIDs) {
 		rec, err := s.record(id)
 		if err != nil {
@@ -31,16 +30,36 @@ func (s *Snapshotter) parts(parentIDs []string) ([]part, error) {
 		last := len(parts) - 1
 		switch {
 		case rec == nil:
-			parts = append(parts, part{id: id})
-			below = true
+			parts = append(parts, part{dir: s.upper(id)})
 		case last >= 0 && parts[last].run != nil:
 			parts[last].run.CIDs = append(parts[last].run.CIDs, rec.CID)
 		default:
-			parts = append(parts, part{run: &Run{CIDs: []string{rec.CID}, Below: below}})
+			parts = append(parts, part{run: &Run{CIDs: []string{rec.CID}}})
 		}
 	}
 	slices.Reverse(parts)
+	for i := len(parts) - 1; i >= 0; i-- {
+		run := parts[i].run
+		if run == nil {
+			continue
+		}
+		// A tree's directory depends on those below it.
+		run.Below = dirsOf(parts[i+1:])
+		var err error
+		if parts[i].dir, err = s.cfg.Lazy.TreeDir(*run); err != nil {
+			return nil, err
+		}
+	}
 	return parts, nil
+}
+
+// dirsOf returns the directories of parts.
+func dirsOf(parts []part) []string {
+	dirs := make([]string, len(parts))
+	for i, p := range parts {
+		dirs[i] = p.dir
+	}
+	return dirs
 }
 
 // lowers are the lower directories of an overlay.
@@ -57,16 +76,17 @@ func (s *Snapshotter) lowers(ctx context.Context, parentIDs []string) (l lowers,
 	if err != nil {
 		return l, err
 	}
-	for _, p := range parts {
-		dir := s.upper(p.id)
-		if p.run != nil {
-			l.lazy, l.over = true, l.over || p.run.Below
-			if dir, err = s.cfg.Lazy.Tree(ctx, *p.run); err != nil {
-				return l, fmt.Errorf("mount the names of lazy layers: %w", err)
-			}
+	// The lowest first: what a tree has depends on what is below it.
+	for _, p := range slices.Backward(parts) {
+		if p.run == nil {
+			continue
 		}
-		l.dirs = append(l.dirs, dir)
+		l.lazy, l.over = true, l.over || len(p.run.Below) > 0
+		if _, err := s.cfg.Lazy.Tree(ctx, *p.run); err != nil {
+			return l, fmt.Errorf("mount the names of lazy layers: %w", err)
+		}
 	}
+	l.dirs = dirsOf(parts)
 	return l, nil
 }
 

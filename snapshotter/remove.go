@@ -124,14 +124,9 @@ func (s *Snapshotter) uses(ctx context.Context, info snapshots.Info) (cids, tree
 		return nil, nil, err
 	}
 	for _, p := range parts {
-		if p.run == nil {
-			continue
+		if p.run != nil {
+			trees = append(trees, p.dir)
 		}
-		dir, err := s.cfg.Lazy.TreeDir(*p.run)
-		if err != nil {
-			return nil, nil, err
-		}
-		trees = append(trees, dir)
 	}
 	return nil, trees, nil
 }

@@ -36,7 +36,7 @@ import (
 // Run is lazy layers that lie directly on one another.
 type Run = struct {
 	CIDs  []string // lowest first
-	Below bool     // a normal layer lies below, so that deletions have to show
+	Below []string // the overlay's lower directories below them, topmost first: deletions in the run have to show there
 }
 
 // Lazy makes layers readable that are not here yet. Its methods are safe for
@@ -50,7 +50,8 @@ type Lazy interface {
 	// lazy, and says why.
 	Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error)
 	// Tree returns a directory with the merged names of a run; it mounts it
-	// where necessary. It asks nothing of the network.
+	// where necessary. Trees among the directories below the run are mounted
+	// already. It asks nothing of the network.
 	Tree(ctx context.Context, run Run) (dir string, err error)
 	// TreeDir returns the directory that Tree would return.
 	TreeDir(run Run) (dir string, err error)

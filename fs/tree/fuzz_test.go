@@ -92,7 +92,8 @@ func FuzzBuild(f *testing.F) {
 		in := fuzzInput{input}
 		layers := in.layers()
 		var image, again memory
-		stats, err := Build(context.Background(), &image, layers, Options{Below: below})
+		opts := onSomething(below)
+		stats, err := Build(context.Background(), &image, layers, opts)
 		if err != nil {
 			var refused *RefusedError
 			if !errors.As(err, &refused) || refused.Layer >= len(layers) || len(image.b) > 0 {
@@ -100,7 +101,7 @@ func FuzzBuild(f *testing.F) {
 			}
 			return
 		}
-		if _, err := Build(context.Background(), &again, layers, Options{Below: below}); err != nil || !bytes.Equal(image.b, again.b) {
+		if _, err := Build(context.Background(), &again, layers, opts); err != nil || !bytes.Equal(image.b, again.b) {
 			t.Fatalf("second image differs: %v", err)
 		}
 		if int64(len(image.b)) != stats.Bytes {

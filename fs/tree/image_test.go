@@ -31,7 +31,7 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 func TestImagesAreDeterministic(t *testing.T) {
 	build := func(layers [][]layer.Entry, below bool) []byte {
 		var m memory
-		if _, err := Build(context.Background(), &m, layers, Options{Below: below}); err != nil {
+		if _, err := Build(context.Background(), &m, layers, onSomething(below)); err != nil {
 			t.Fatal(err)
 		}
 		return m.b
@@ -75,7 +75,7 @@ func TestGoldenImage(t *testing.T) {
 		{true, "4fbbc912b54bdd2aedf515a28afcae20922155fc58c4acb19d3167e3feb1fbfd"},
 	} {
 		var m memory
-		if _, err := Build(context.Background(), &m, layersOf(stack), Options{Below: c.below}); err != nil {
+		if _, err := Build(context.Background(), &m, layersOf(stack), onSomething(c.below)); err != nil {
 			t.Fatal(err)
 		}
 		if got := key(string(m.b)).String(); got != c.want {
@@ -88,15 +88,15 @@ func TestName(t *testing.T) {
 	one, two := digest.FromString("1"), digest.FromString("2")
 	seen := make(map[string]bool)
 	for _, tocs := range [][]digest.Digest{nil, {one}, {two}, {one, two}, {two, one}} {
-		for _, below := range []bool{false, true} {
-			name := Name(tocs, Options{Below: below})
+		for _, below := range [][]string{nil, {"/a"}, {"/b"}, {"/a", "/b"}, {"/b", "/a"}, {"/a\non \"/b\""}} {
+			name := Name(tocs, below)
 			if seen[name] {
-				t.Errorf("%v, below %t: name of another run", tocs, below)
+				t.Errorf("%v on %q: name of another run", tocs, below)
 			}
 			seen[name] = true
 		}
 	}
-	if got, want := Name([]digest.Digest{one}, Options{}), "2f9af2635cefddf02c592161ae7823a3"; got != want {
+	if got, want := Name([]digest.Digest{one}, nil), "88dfa7e41f74ae374dc418e1debcf4c4"; got != want {
 		t.Errorf("name %s, want %s", got, want)
 	}
 }

@@ -32,7 +32,7 @@ type directory struct {
 	opaque   bool              // hides what lower layers have below it
 
 	entries []dirent // in the merged tree, sorted; "." and ".." among them
-	merged  bool     // entries may show more of a normal layer below
+	merged  bool     // entries may show more of what is below the run
 }
 
 // dirent is a name in a merged directory.

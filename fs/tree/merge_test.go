@@ -43,7 +43,20 @@ func (f file) xattr(name string, v []byte) file {
 
 func merge(t *testing.T, stack [][]file, opts Options) (*inode, error) {
 	t.Helper()
-	return mergeAll(context.Background(), layersOf(stack), opts)
+	uppers, err := applyAll(context.Background(), layersOf(stack), opts)
+	if err != nil {
+		return nil, err
+	}
+	return overlay(uppers, opts.Below)
+}
+
+// onSomething returns the options of a run that lies on layers that have every
+// name, or on none.
+func onSomething(below bool) (opts Options) {
+	if below {
+		opts.Below = func(string) (bool, error) { return true, nil }
+	}
+	return opts
 }
 
 // list returns a line for each name of a merged tree: its path, kind and mode,
@@ -311,7 +324,7 @@ var mergeCases = []mergeCase{
 func TestMerge(t *testing.T) {
 	for _, c := range mergeCases {
 		t.Run(c.name, func(t *testing.T) {
-			root, err := merge(t, c.stack, Options{Below: c.below})
+			root, err := merge(t, c.stack, onSomething(c.below))
 			if c.err != nil {
 				var refused *RefusedError
 				if !errors.Is(err, c.err) || !errors.As(err, &refused) {
@@ -336,6 +349,38 @@ func TestMerge(t *testing.T) {
 				t.Errorf("root: mode %o owner %d:%d time %d attributes %v", root.mode, root.uid, root.gid, root.sec, root.xattrs)
 			}
 		})
+	}
+}
+
+// Only whiteouts that can hide something are asked about, and only those that do
+// stay.
+func TestMergeOnSome(t *testing.T) {
+	var asked []string
+	root, err := merge(t, [][]file{
+		{
+			dir("a", 0o755), reg("a/.wh.x", ""), reg("a/.wh.y", ""), dir("a/b", 0o755), reg("a/b/.wh.x", ""),
+			dir("o", 0o755), reg("o/.wh..wh..opq", ""), reg("o/.wh.x", ""), reg(".wh.x", ""), char("z", 0, 0), char("zero", 1, 5),
+		},
+		{dir("a", 0o755), reg("a/y", "")},
+	}, Options{Below: func(p string) (bool, error) {
+		asked = append(asked, p)
+		return strings.HasPrefix(p, "a/"), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "a dir 755\na/b dir 755\na/b/x whiteout\na/x whiteout\na/y reg 644 size=0\no dir 755 opaque\nzero chr 600 dev=105"
+	if got := list(root); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	slices.Sort(asked)
+	if got := strings.Join(asked, " "); got != "a/b/x a/x x z" {
+		t.Errorf("asked about %s", got)
+	}
+	failed := errors.New("failed")
+	_, err = Build(t.Context(), new(memory), layersOf([][]file{{reg(".wh.x", "")}}), Options{Below: func(string) (bool, error) { return false, failed }})
+	if !errors.Is(err, failed) {
+		t.Errorf("error %v, want %v", err, failed)
 	}
 }
 

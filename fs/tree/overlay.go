@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -12,13 +13,13 @@ import (
 // given are used up.
 //
 // With below, what would hide something of a layer below the run is kept:
-// whiteouts, and the opaqueness of directories.
-func overlay(uppers []*inode, below bool) *inode {
+// whiteouts of what it has, and the opaqueness of directories.
+func overlay(uppers []*inode, below func(path string) (bool, error)) (*inode, error) {
 	// The root shows what the snapshotter makes it: root's, 0755. Its time is
 	// that of the unpacking in containerd; here it must be the same everywhere.
 	// overlayfs does not look at a root's opaque mark.
 	root := newDir()
-	root.dir.merged = below
+	root.dir.merged = below != nil
 	stack := make([]*inode, 0, len(uppers))
 	for _, u := range slices.Backward(uppers) {
 		stack = append(stack, u)
@@ -26,15 +27,17 @@ func overlay(uppers []*inode, below bool) *inode {
 	whiteout := &inode{kind: layer.Char} // one for all, as overlayfs itself makes them
 
 	type item struct {
-		dir    *inode   // what the merged directory becomes
-		parent *inode   // its ".."
+		dir    *inode // what the merged directory becomes
+		parent *inode // its ".."
+		path   *trail
 		stack  []*inode // directories that show through each other, highest first
 	}
-	for todo := []item{{root, root, stack}}; len(todo) > 0; {
+	for todo := []item{{root, root, nil, stack}}; len(todo) > 0; {
 		it := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		merged := it.dir.dir.merged
 		names := lookUpAll(it.stack)
+		dirPath := "" // once it is asked for
 		entries := make([]dirent, 0, len(names)+2)
 		entries = append(entries, dirent{".", it.dir}, dirent{"..", it.parent})
 		for _, n := range names {
@@ -44,11 +47,21 @@ func overlay(uppers []*inode, below bool) *inode {
 				if !merged {
 					continue
 				}
+				if dirPath == "" {
+					dirPath = it.path.String()
+				}
+				hides, err := below(join(dirPath, n.name))
+				if err != nil {
+					return nil, fmt.Errorf("look below the run: %w", err)
+				}
+				if !hides {
+					continue
+				}
 				in = whiteout
 			case in.kind == layer.Dir:
 				in.dir.merged = merged && !n.stopped
 				in.dir.opaque = merged && n.stopped
-				todo = append(todo, item{in, it.dir, append([]*inode{in}, n.lower...)})
+				todo = append(todo, item{in, it.dir, &trail{it.path, n.name}, append([]*inode{in}, n.lower...)})
 			}
 			entries = append(entries, dirent{n.name, in})
 		}
@@ -61,7 +74,26 @@ func overlay(uppers []*inode, below bool) *inode {
 			in.dir.children = nil // not needed any more
 		}
 	}
-	return root
+	return root, nil
+}
+
+// trail is a path, made a text only where one is needed: of all directories of
+// a deep tree, the texts would be large. Nil is the root's.
+type trail struct {
+	dir  *trail
+	name string
+}
+
+func (t *trail) String() string {
+	if t == nil {
+		return ""
+	}
+	var names []string
+	for ; t != nil; t = t.dir {
+		names = append(names, t.name)
+	}
+	slices.Reverse(names)
+	return strings.Join(names, "/")
 }
 
 // found is what a name leads to in a stack of directories.

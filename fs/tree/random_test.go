@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,11 +18,11 @@ import (
 )
 
 // TestAsContainerd compares, for random stacks of layers, what containerd's own
-// unpacking shows through overlayfs with what the image of a run of them shows:
-// the whole stack, and a run between normal layers.
+// unpacking shows through overlayfs with what images of runs of them show: the
+// whole stack, a run between normal layers, and several.
 func TestAsContainerd(t *testing.T) {
 	const stacks = 300
-	refused := 0
+	refused, over, hidden := 0, 0, 0
 	for seed := range uint64(stacks) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			g := &generator{Rand: rand.New(rand.NewPCG(seed, 2))}
@@ -54,42 +56,102 @@ func TestAsContainerd(t *testing.T) {
 			mountOverlay(t, ref, "lowerdir="+strings.Join(append(slices.Clone(uppers), empty), ":"))
 			want := walk(t, ref)
 
-			check := func(name string, from, to int) {
-				image, mnt, root := filepath.Join(dir, name+".erofs"), filepath.Join(dir, name), filepath.Join(dir, name+"root")
-				_, err := buildImage(t, image, layersOf(stack[from:to]), Options{Below: from > 0})
-				if errors.Is(err, ErrBelow) && from > 0 {
-					return
+			// check builds a tree of each run of layers that are not normal.
+			check := func(name string, normal []bool) {
+				defer func() {
+					if t.Failed() {
+						t.Logf("%s: normal %t\n%s", name, normal, dump(stack))
+					}
+				}()
+				var lower []string // highest first
+				options := ""
+				for from := 0; from < len(stack); {
+					to := from
+					for to < len(stack) && !normal[to] {
+						to++
+					}
+					if to > from {
+						var opts Options
+						if from > 0 {
+							// Linux 6.16 needs this no more, but for a tree with layers
+							// below it: it would look for the object there too.
+							options = ",metacopy=on"
+							below := filepath.Join(dir, fmt.Sprint(name, from, "below"))
+							mountOverlay(t, below, "lowerdir="+strings.Join(append(slices.Clone(lower), empty), ":"))
+							opts.Below = func(path string) (bool, error) {
+								has, err := hasPath(below, path)
+								if !has {
+									hidden++
+								}
+								return has, err
+							}
+						}
+						image, mnt := filepath.Join(dir, fmt.Sprint(name, from, ".erofs")), filepath.Join(dir, fmt.Sprint(name, from))
+						_, err := buildImage(t, image, layersOf(stack[from:to]), opts)
+						switch {
+						case errors.Is(err, ErrBelow) && from > 0:
+							to = from // unpacked, then
+						case err != nil:
+							t.Fatal(err)
+						default:
+							if from > 0 {
+								over++
+							}
+							mountImage(t, image, mnt)
+							lower = slices.Insert(lower, 0, mnt)
+							from = to
+						}
+					}
+					if to == from && from < len(stack) {
+						lower = slices.Insert(lower, 0, uppers[len(uppers)-1-from])
+						from++
+					}
 				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				mountImage(t, image, mnt)
-				n := len(uppers)
-				lower := slices.Concat(uppers[:n-to], []string{mnt}, uppers[n-from:])
-				options := "lowerdir=" + strings.Join(lower, ":") + "::" + objects
-				if from > 0 {
-					// Linux 6.16 needs this no more, but for a tree with layers
-					// below it: it would look for the object there too.
-					options += ",metacopy=on"
-				}
-				mountOverlay(t, root, options)
-				compare(t, want, walk(t, root), start, from == 0 && to == n)
+				root := filepath.Join(dir, name+"root")
+				mountOverlay(t, root, "lowerdir="+strings.Join(lower, ":")+"::"+objects+options)
+				compare(t, want, walk(t, root), start, !slices.Contains(normal, true))
 			}
 			from := g.IntN(len(stack))
 			to := from + 1 + g.IntN(len(stack)-from)
-			defer func() {
-				if t.Failed() {
-					t.Logf("run %d to %d\n%s", from, to, dump(stack))
-				}
-			}()
-			check("all", 0, len(stack))
-			check("run", from, to)
+			one, several := make([]bool, len(stack)), make([]bool, len(stack))
+			for i := range stack {
+				one[i] = i < from || i >= to
+				several[i] = g.IntN(2) == 0
+			}
+			check("all", make([]bool, len(stack)))
+			check("run", one)
+			check("several", several)
 		})
+	}
+	t.Logf("%d trees over normal layers, %d whiteouts of what is not there", over, hidden)
+	if over < stacks/5 || hidden < stacks/10 {
+		t.Errorf("%d trees over normal layers, with %d whiteouts of what is not there: too few", over, hidden)
 	}
 	t.Logf("%d of %d stacks have a layer that is refused", refused, stacks)
 	if refused < stacks/50 || refused > stacks/2 {
 		t.Errorf("%d of %d stacks refused: the generator makes too few or too many", refused, stacks)
 	}
+}
+
+// hasPath reports whether something is at a path below root. It follows no
+// symbolic link.
+func hasPath(root, p string) (bool, error) {
+	for more := true; more; {
+		var c string
+		c, p, more = strings.Cut(p, "/")
+		root += "/" + c
+		st, err := os.Lstat(root)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if more && !st.IsDir() {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func dump(stack [][]file) string {
@@ -112,22 +174,45 @@ type generator struct {
 func pick[T any](g *generator, of ...T) T { return of[g.IntN(len(of))] }
 
 // stack makes layers of which most can be applied: what cannot is mostly left
-// out as it comes up.
+// out as it comes up. In half of the stacks layers have, as build tools write
+// them, the directories above all that is in them: else few could lie on normal
+// layers.
 func (g *generator) stack() [][]file {
-	strict := g.IntN(8) > 0
+	strict, parents := g.IntN(8) > 0, g.IntN(2) == 0
 	stack := make([][]file, 1+g.IntN(5))
 	for i := range stack {
 		for range 1 + g.IntN(24) {
 			f := g.file(stack[:i+1])
-			stack[i] = append(stack[i], f)
-			if strict || g.IntN(10) > 0 {
-				if Check(context.Background(), layersOf(stack[:i+1]), Options{}) != nil {
-					stack[i] = stack[i][:len(stack[i])-1]
+			if parents {
+				for _, d := range g.missing(stack[i], f.Name) {
+					g.add(stack[:i+1], d, true)
 				}
 			}
+			g.add(stack[:i+1], f, strict || g.IntN(10) > 0)
 		}
 	}
 	return stack
+}
+
+// add adds a file to the topmost layer, but not what cannot be applied when
+// that is to be checked.
+func (g *generator) add(stack [][]file, f file, check bool) {
+	top := &stack[len(stack)-1]
+	*top = append(*top, f)
+	if check && Check(context.Background(), layersOf(stack), Options{}) != nil {
+		*top = (*top)[:len(*top)-1]
+	}
+}
+
+// missing returns the directories above a path that have no entry.
+func (g *generator) missing(files []file, p string) (dirs []file) {
+	for p, _ = split(p); p != ""; p, _ = split(p) {
+		if !slices.ContainsFunc(files, func(f file) bool { return f.Name == p }) {
+			dirs = append(dirs, dir(p, pick[uint32](g, 0o755, 0o700, 0o1777)))
+		}
+	}
+	slices.Reverse(dirs)
+	return dirs
 }
 
 func (g *generator) name() string {

@@ -263,7 +263,7 @@ func (u *upper) copyAttributes(in *inode, p string) error {
 		}
 		return nil
 	}
-	if u.opts.Below {
+	if u.opts.Below != nil {
 		return fmt.Errorf("%w: %q", ErrBelow, p)
 	}
 	return nil

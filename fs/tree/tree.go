@@ -57,7 +57,7 @@ const (
 
 // formatVersion is part of every image's name. It grows with each change of
 // what is written for the same layers.
-const formatVersion = 1
+const formatVersion = 2
 
 // Reasons for which a layer is refused, each inside a [*RefusedError].
 var (
@@ -88,10 +88,16 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Options tells what a run of layers is stacked on.
 type Options struct {
-	// Below is true when a layer that is not in the run lies below it. Whiteouts
-	// and opaque directories are then kept for overlayfs; else they have done
-	// their work in the merge.
-	Below bool
+	// Below reports whether the merged file system of all that lies below the
+	// run has something at a path, clean and relative to its root. Whiteouts of
+	// what it has are kept for overlayfs, and so are opaque directories; the
+	// others have done their work in the merge. They must not stay: where only
+	// the run has their directory, overlayfs lists it as it is, and a whiteout
+	// would show as a name that cannot be found.
+	//
+	// It is asked directory by directory, depth first. Nil means that nothing
+	// lies below.
+	Below func(path string) (bool, error)
 }
 
 // Stats describes an image.
@@ -103,12 +109,16 @@ type Stats struct {
 }
 
 // Name returns the name of the image of the run whose layers' TOCs have the given
-// digests, lowest first: 32 hexadecimal digits, short because it becomes part of
-// an overlay's options, of which a page is all there is. Equal names mean equal
-// images.
-func Name(tocs []digest.Digest, opts Options) string {
+// digests, lowest first, on the directories below, topmost first: 32 hexadecimal
+// digits, short because it becomes part of an overlay's options, of which a page
+// is all there is. Equal names mean equal images as long as what is in those
+// directories does not change.
+func Name(tocs []digest.Digest, below []string) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "ipfs-stargz tree %d below=%t\n", formatVersion, opts.Below)
+	fmt.Fprintf(h, "ipfs-stargz tree %d\n", formatVersion)
+	for _, dir := range below {
+		fmt.Fprintf(h, "on %q\n", dir)
+	}
 	for _, d := range tocs {
 		fmt.Fprintf(h, "%s\n", d)
 	}
@@ -120,9 +130,13 @@ func Name(tocs []digest.Digest, opts Options) string {
 // left behind by an error is no file system.
 //
 // It returns a [*RefusedError] for a layer that cannot be served, ctx.Err() when
-// ctx ends, and w's errors. The layers are not modified.
+// ctx ends, and opts.Below's and w's errors. The layers are not modified.
 func Build(ctx context.Context, w io.WriterAt, layers [][]layer.Entry, opts Options) (Stats, error) {
-	root, err := mergeAll(ctx, layers, opts)
+	uppers, err := applyAll(ctx, layers, opts)
+	if err != nil {
+		return Stats{}, err
+	}
+	root, err := overlay(uppers, opts.Below)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -133,14 +147,16 @@ func Build(ctx context.Context, w io.WriterAt, layers [][]layer.Entry, opts Opti
 	return stats, nil
 }
 
-// Check returns the error that Build would return for these layers, without
-// building: for deciding whether one more layer can join a run.
+// Check returns the [*RefusedError] that Build would return for these layers,
+// without building: for deciding whether one more layer can join a run. It does
+// not ask opts.Below anything: that there is one is enough.
 func Check(ctx context.Context, layers [][]layer.Entry, opts Options) error {
-	_, err := mergeAll(ctx, layers, opts)
+	_, err := applyAll(ctx, layers, opts)
 	return err
 }
 
-func mergeAll(ctx context.Context, layers [][]layer.Entry, opts Options) (*inode, error) {
+// applyAll applies each layer to a directory tree of its own.
+func applyAll(ctx context.Context, layers [][]layer.Entry, opts Options) ([]*inode, error) {
 	m := merger{ctx: ctx, opts: opts, keys: make(map[uint64]*layer.Key)}
 	for i, entries := range layers {
 		if err := m.add(entries); err != nil {
@@ -151,5 +167,5 @@ func mergeAll(ctx context.Context, layers [][]layer.Entry, opts Options) (*inode
 			return nil, err
 		}
 	}
-	return overlay(m.uppers, opts.Below), nil
+	return m.uppers, nil
 }

@@ -57,7 +57,7 @@ type upper struct {
 
 // add applies one more layer.
 func (m *merger) add(entries []layer.Entry) error {
-	u := &upper{merger: m, root: newDir(), naive: len(m.uppers) == 0 && !m.opts.Below}
+	u := &upper{merger: m, root: newDir(), naive: len(m.uppers) == 0 && m.opts.Below == nil}
 	if u.naive && hasOpaque(entries) {
 		u.unpacked, u.cleared = make(map[string]bool), make(map[string]bool)
 	}
