@@ -77,7 +77,7 @@ func TestAsContainerd(t *testing.T) {
 							// below it: it would look for the object there too.
 							options = ",metacopy=on"
 							below := filepath.Join(dir, fmt.Sprint(name, from, "below"))
-							mountOverlay(t, below, "lowerdir="+strings.Join(append(slices.Clone(lower), empty), ":"))
+							mountOverlay(t, below, "lowerdir="+strings.Join(append(slices.Clone(lower), empty), ":")+"::"+objects+options)
 							opts.Below = func(path string) (bool, error) {
 								has, err := hasPath(below, path)
 								if !has {
