@@ -127,7 +127,8 @@ func (f *FS) DataDirs() []string {
 	return []string{f.cache.Dir(), filepath.Join(f.cfg.Root, "fuse")}
 }
 
-// Run is lazy layers that lie directly on one another.
+// Run is lazy layers that lie directly on one another. It is another name of a
+// type that has none, which the snapshotter has too.
 type Run = struct {
 	CIDs  []string // lowest first
 	Below []string // the overlay's lower directories below them, topmost first: deletions in the run have to show there

@@ -76,7 +76,7 @@ func openLayers(dir string, open Opener, log *slog.Logger) (*layers, error) {
 		l, err := ls.load(e.Name())
 		if err != nil {
 			if !strings.HasPrefix(e.Name(), tmpPrefix) {
-				log.Warn("a layer's files are damaged and were removed; it is fetched again when its image is pulled", "cid", e.Name(), "error", err)
+				log.Warn("a layer's files are damaged and were removed: remove its image and pull it again", "cid", e.Name(), "error", err)
 			}
 			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 				return nil, fmt.Errorf("open layers: %w", err)

@@ -33,7 +33,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Run is lazy layers that lie directly on one another.
+// Run is lazy layers that lie directly on one another. It is another name of a
+// type that has none, so that whoever implements [Lazy] need not import this
+// package.
 type Run = struct {
 	CIDs  []string // lowest first
 	Below []string // the overlay's lower directories below them, topmost first: deletions in the run have to show there
