@@ -63,7 +63,7 @@ in containerd, or an OCI archive or layout directory (oci-archive:FILE, oci:DIR,
 or just its path). The last line of standard output is the CID alone.`,
 		Example: `  ipfs-stargz push docker.io/library/python:3.13
   ipfs-stargz push --all-platforms oci-archive:image.tar`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {
@@ -71,6 +71,12 @@ or just its path). The last line of standard output is the CID alone.`,
 			}
 			defer daemon.Close()
 			opts.Image, opts.Daemon = args[0], daemon
+			if opts.TempDir != "" {
+				// The eStargz library has no other way to be told.
+				if err := os.Setenv("TMPDIR", opts.TempDir); err != nil {
+					return err
+				}
+			}
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Push(cmd.Context(), opts)
 			opts.Progress.Close()
@@ -108,7 +114,7 @@ func pullCommand() *cobra.Command {
 		Short: "Make an image of IPFS an image of containerd, without waiting for its layers",
 		Example: `  ipfs-stargz pull ipfs://bafkrei...
   ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument("ipfs://CID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {
@@ -146,7 +152,7 @@ func inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect CID",
 		Short: "Tell what an image in IPFS consists of, and whether its layers are lazy",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArgument("CID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := command().ExecuteContext(ctx)
 	interrupted := ctx.Err() != nil
 	stop()
@@ -27,6 +27,16 @@ func main() {
 	default:
 		fmt.Fprintln(os.Stderr, "ipfs-stargz:", err)
 		os.Exit(1)
+	}
+}
+
+// oneArgument is for commands that take what it names and nothing else.
+func oneArgument(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s takes one argument, %s, and got %d (see %s --help)", cmd.Name(), name, len(args), cmd.CommandPath())
+		}
+		return nil
 	}
 }
 

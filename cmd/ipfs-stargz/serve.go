@@ -119,6 +119,9 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing("IPFS node", n.Close)
+	if len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
+		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
+	}
 
 	tables := filepath.Join(cfg.Root, "leaves")
 	files, err := fs.New(fs.Config{
