@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -232,16 +233,18 @@ func listenUnix(path string) (net.Listener, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &unlinking{l, path}, nil
+	return &unlinking{Listener: l, path: path}, nil
 }
 
-// unlinking removes its socket when it is closed.
+// unlinking removes its socket when it is closed for the first time; later
+// there may be another daemon's.
 type unlinking struct {
 	net.Listener
 	path string
+	once sync.Once
 }
 
 func (u *unlinking) Close() error {
-	_ = os.Remove(u.path)
+	u.once.Do(func() { _ = os.Remove(u.path) })
 	return u.Listener.Close()
 }
