@@ -98,7 +98,7 @@ func (ls *layers) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []
 			return true
 		}
 		err = l.data.ReadChunk(ctx, o.Chunks[i], dst)
-		if errors.Is(err, layer.ErrChunkDigest) {
+		if errors.Is(err, layer.ErrChunk) {
 			ls.log.Error("a layer's bytes are not what its table of contents says", "cid", l.meta.CID, "object", obj.Key, "error", err)
 			ls.mu.Lock()
 			ls.lies[claim{l.meta.CID, obj.Key}] = true

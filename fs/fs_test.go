@@ -554,3 +554,25 @@ func TestStaleFUSE(t *testing.T) {
 	defer umount()
 	mustRead(t, dir+"/a", "hello")
 }
+
+// TestDamagedLayer checks that a layer whose bytes are not what its table of
+// contents says spoils nothing for another that has the same file.
+func TestDamagedLayer(t *testing.T) {
+	var s store
+	body := random(9, 50_000)
+	toc := s.add(t, "honest", file{name: "a", body: body})
+	damaged := bytes.Clone(s.blobs["honest"])
+	for i := 1000; i < 2000; i++ {
+		damaged[i] ^= 0xff // in the file's contents: random bytes do not compress
+	}
+	s.blobs["damaged"] = damaged
+	f := running(t, t.TempDir(), &s)
+	add(t, f, "damaged", toc)
+	dir, umount := overlay(t, f, "damaged")
+	defer umount()
+	if _, err := os.ReadFile(dir + "/a"); !errors.Is(err, unix.EIO) {
+		t.Errorf("read of a damaged file: %v", err)
+	}
+	add(t, f, "honest", toc)
+	mustRead(t, dir+"/a", body)
+}

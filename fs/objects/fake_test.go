@@ -95,7 +95,7 @@ func (s *source) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []b
 		}
 	}
 	if lie {
-		return fmt.Errorf("found out: %w", layer.ErrChunkDigest)
+		return fmt.Errorf("found out: %w", layer.ErrChunk)
 	}
 	if err != nil {
 		return err

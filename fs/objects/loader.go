@@ -28,8 +28,8 @@ type Contents interface {
 	// FindID returns the key of the object whose id this is: see [cache.Key.ID].
 	FindID(id uint64) (cache.Key, bool)
 	// ReadChunk fills dst with chunk i of object obj, verified. The error is
-	// [layer.ErrChunkDigest] when every layer that claims to hold it gave
-	// something else.
+	// [layer.ErrChunk] when every layer that claims to hold it gave something
+	// else; Find then knows better.
 	ReadChunk(ctx context.Context, obj layer.Object, i int, dst []byte) error
 }
 
@@ -135,7 +135,7 @@ func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err erro
 // misled reports whether err comes of a layer's false claim about the object
 // that is known to be one by now, so that another try would find another.
 func (l *Loader) misled(obj *object, err error) bool {
-	if !errors.Is(err, layer.ErrChunkDigest) {
+	if !errors.Is(err, layer.ErrChunk) {
 		return false
 	}
 	l.known.Remove(obj.Key)
@@ -299,6 +299,10 @@ func (l *Loader) fetch(ctx context.Context, obj *object, i int) (data []byte, er
 	}
 	defer l.memory.Release(min(size, maxInFlight))
 	data = make([]byte, size)
+	// Another flight may have landed since the cache was last looked into.
+	if l.cached(obj, i, data) {
+		return data, nil
+	}
 	if err := l.contents.ReadChunk(ctx, obj.Object, i, data); err != nil {
 		return nil, fmt.Errorf("object %s, chunk %d: %w", obj.Key, i, err)
 	}
@@ -308,6 +312,29 @@ func (l *Loader) fetch(ctx context.Context, obj *object, i int) (data []byte, er
 		l.stats.CacheErrors.Add(1) // the reader gets it without
 	}
 	return data, nil
+}
+
+// cached fills data with a chunk if it is in the cache.
+func (l *Loader) cached(obj *object, i int, data []byte) bool {
+	off := obj.Chunks[i].Offset
+	if f, err := l.cache.OpenObject(obj.Key); err == nil {
+		defer f.Close()
+		_, err := f.ReadAt(data, off)
+		return err == nil
+	}
+	if len(obj.Chunks) == 1 {
+		return false
+	}
+	p, err := l.cache.Partial(obj.Key, obj.chunks)
+	if err != nil {
+		return false
+	}
+	defer p.Release()
+	if !p.Has(i) {
+		return false
+	}
+	_, err = p.ReadAt(data, off)
+	return err == nil
 }
 
 func (l *Loader) store(obj *object, i int, data []byte) error {
