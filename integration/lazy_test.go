@@ -218,6 +218,43 @@ cat host.old > /dev/null; tail -n 1 passwd; exec sleep 1000`
 	}
 }
 
+// TestStoppedDaemon reads a large file, which is opened through FUSE, in a
+// container that goes on while the daemon is stopped, or killed, and started.
+func TestStoppedDaemon(t *testing.T) {
+	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
+	cid := p.push(testImage(t, image.Python()))
+	p.must(p.b.Pull(t.Context(), cid))
+	if _, err := p.b.Ctr(t.Context(), "run", "--detach", "--snapshotter", lazy, cid, "c", "sleep", "1000"); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	sum := func() (string, error) {
+		n++
+		return p.b.Ctr(t.Context(), "tasks", "exec", "--exec-id", fmt.Sprint("e", n), "c",
+			"sh", "-c", "sha256sum $(find /usr/lib -type f -name 'libopenblas*')")
+	}
+	want, err := sum()
+	p.must(err)
+	if !strings.Contains(want, "libopenblas") {
+		t.Fatalf("printed %q", want)
+	}
+	same := func(when string) {
+		t.Helper()
+		if got, err := sum(); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", when, got, err, want)
+		}
+	}
+	p.must(p.a.StopDaemon())
+	same("with its provider gone")
+	p.must(p.b.StopDaemon())
+	same("with the daemon stopped")
+	p.must(p.b.StartDaemon(t.Context(), p.conf))
+	same("with the daemon started again")
+	p.must(p.b.KillDaemon())
+	p.must(p.b.StartDaemon(t.Context(), p.conf))
+	same("with the daemon killed and started again")
+}
+
 // TestErrors tries what goes wrong for people, and reads what they get.
 func TestErrors(t *testing.T) {
 	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{FetchTimeout: 2e9})
