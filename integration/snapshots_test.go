@@ -263,6 +263,18 @@ func TestSnapshots(t *testing.T) {
 		}
 	})
 
+	// A key that is taken is an error, not a layer that is there.
+	_, err = s.Prepare(s.ctx, "top", "", snapshots.WithLabels(map[string]string{
+		snapshots.LabelSnapshotRef: "sha256:9", "containerd.io/snapshot/ipfs-stargz.cid": "one",
+	}))
+	if !errdefs.IsAlreadyExists(err) {
+		t.Errorf("prepare with a key that is taken: %v", err)
+	}
+	s.must(s.Walk(s.ctx, func(_ context.Context, i snapshots.Info) error {
+		t.Errorf("%s was made of it", i.Name)
+		return nil
+	}, fmt.Sprintf("labels.%q==%s", snapshots.LabelSnapshotRef, "sha256:9")))
+
 	// A restart; then, as after a reboot, nothing is mounted any more.
 	s.stop()
 	s.start()

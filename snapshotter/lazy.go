@@ -50,7 +50,7 @@ func (s *Snapshotter) prepareLazy(ctx context.Context, key, parent, target strin
 		return false, fmt.Errorf("layer %s: %w", rec.CID, err)
 	}
 
-	opt := snapshots.WithLabels(labels)
+	name, opt := lazyName(target, parent), snapshots.WithLabels(labels)
 	err = s.ms.WithTransaction(context.WithoutCancel(ctx), true, func(ctx context.Context) error {
 		snap, err := storage.CreateSnapshot(ctx, snapshots.KindActive, key, parent, opt)
 		if err != nil {
@@ -60,11 +60,14 @@ func (s *Snapshotter) prepareLazy(ctx context.Context, key, parent, target strin
 			return err
 		}
 		usage := snapshots.Usage{Size: bytes, Inodes: names}
-		_, err = storage.CommitActive(ctx, key, lazyName(target, parent), usage, opt)
+		_, err = storage.CommitActive(ctx, key, name, usage, opt)
 		return err
 	})
 	if errdefs.IsAlreadyExists(err) {
-		err = nil // another pull of the same chain was faster
+		// Another pull of the same chain was faster; or it is the key that exists.
+		if _, serr := s.Stat(context.WithoutCancel(ctx), name); serr == nil {
+			err = nil
+		}
 	}
 	if err != nil {
 		return false, fmt.Errorf("commit lazy snapshot: %w", err)
