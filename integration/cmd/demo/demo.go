@@ -71,8 +71,26 @@ func (d *demo) lazy(ctx context.Context, cid string) (timeline, error) {
 	if err := d.b.StartContainerd(ctx, ""); err != nil {
 		return timeline{}, err
 	}
-	fmt.Printf("\nb$ ipfs-stargz pull ipfs://%s\nb$ ctr run --snapshotter %s %s …\n", cid, testbed.SnapshotterName, cid)
-	return d.run(ctx, testbed.SnapshotterName, cid, func() error { return d.b.Pull(ctx, cid) })
+	fmt.Printf("\nb$ ipfs-stargz pull ipfs://%s\n", cid)
+	var said string
+	t, err := d.run(ctx, testbed.SnapshotterName, cid, func() (err error) {
+		said, err = d.pull(ctx, cid)
+		return err
+	})
+	fmt.Printf("%sb$ ctr run --snapshotter %s %s …\n", said, testbed.SnapshotterName, cid)
+	return t, err
+}
+
+// pull pulls the image on node b and gives what the command said of how it went.
+func (d *demo) pull(ctx context.Context, cid string) (string, error) {
+	var stderr bytes.Buffer
+	cmd := d.b.StargzCommand(ctx, "pull", "ipfs://"+cid)
+	cmd.Stderr = &stderr
+	if err := wait(d.b, cmd); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, stderr.String())
+	}
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	return "   (" + lines[len(lines)-1] + ")\n", nil
 }
 
 // full pulls the same image over the same link from a registry on node a, with
@@ -211,7 +229,7 @@ func report(w io.Writer, size int64, lazy, full timeline) {
 		name       string
 		lazy, full moment
 	}{
-		{"image there for containerd", lazy.pulled, full.pulled},
+		{"resolved, usable", lazy.pulled, full.pulled},
 		{"root mounted", lazy.mounted, full.mounted},
 		{"first output", lazy.output, full.output},
 		{"end", lazy.end, full.end},
