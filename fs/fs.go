@@ -168,6 +168,3 @@ func (f *FS) TreeDir(run Run) (string, error) {
 func (f *FS) Retain(cids, treeDirs []string) error {
 	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
 }
-
-// Stats counts what met FUSE and what was fetched since the start.
-func (f *FS) Stats() *objects.Stats { return f.loader.Stats() }

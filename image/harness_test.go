@@ -72,15 +72,8 @@ func (d *memoryDaemon) Cat(ctx context.Context, path string, offset, length int6
 	if length < 0 || length > f.Size()-offset {
 		length = f.Size() - offset
 	}
-	return io.NopCloser(io.NewSectionReader(fileAt{ctx, f}, offset, length)), nil
+	return io.NopCloser(io.NewSectionReader(contextAt{ctx, f}, offset, length)), nil
 }
-
-type fileAt struct {
-	ctx context.Context
-	f   *ipfs.File
-}
-
-func (f fileAt) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(f.ctx, p, off) }
 
 func (d *memoryDaemon) ImportCAR(ctx context.Context, roots []cid.Cid, produce func(ipfs.PutFunc) error) error {
 	err := produce(func(ctx context.Context, b blocks.Block) error {

@@ -91,7 +91,7 @@ func TestPushedIsWhole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := digest.FromReader(io.NewSectionReader(fileAt{ctx, f}, 0, f.Size()))
+		got, err := digest.FromReader(io.NewSectionReader(contextAt{ctx, f}, 0, f.Size()))
 		if err != nil || got != desc.Digest || f.Size() != desc.Size {
 			t.Errorf("%s: file has digest %s and %d bytes, want %s and %d; %v", c, got, f.Size(), desc.Digest, desc.Size, err)
 		}
