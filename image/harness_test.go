@@ -85,7 +85,7 @@ func (d *memoryDaemon) ImportCAR(ctx context.Context, roots []cid.Cid, produce f
 	if err != nil {
 		return err
 	}
-	if err := d.Get(ctx, roots, func(cid.Cid, []byte) error { return nil }); err != nil {
+	if err := d.Get(ctx, ipfs.Want{CIDs: roots}, func(cid.Cid, []byte) error { return nil }); err != nil {
 		return fmt.Errorf("pin: %w", err)
 	}
 	d.mu.Lock()

@@ -41,7 +41,7 @@ func (s memoryStore) Put(ctx context.Context, bs ...blocks.Block) error {
 }
 
 func (s memoryStore) Has(ctx context.Context, c cid.Cid) (bool, error) {
-	err := s.Get(ctx, []cid.Cid{c}, func(cid.Cid, []byte) error { return nil })
+	err := s.Get(ctx, ipfs.Want{CIDs: []cid.Cid{c}}, func(cid.Cid, []byte) error { return nil })
 	var missing *ipfs.UnavailableError
 	if errors.As(err, &missing) {
 		return false, nil

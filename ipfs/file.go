@@ -135,7 +135,7 @@ func (f *File) readLeaves(ctx context.Context, p []byte, off int64) error {
 		}
 		places[c] = append(places[c], i)
 	}
-	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error {
+	return f.blocks.Get(ctx, Want{CIDs: want, Root: f.root}, func(c cid.Cid, block []byte) error {
 		node, err := decodeNode(c, block)
 		if err != nil {
 			return err

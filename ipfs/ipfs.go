@@ -22,7 +22,7 @@ const MaxBlockSize = 2 << 20
 // Blocks gets blocks by CID, from wherever the implementation finds them.
 // Implementations are safe for concurrent use.
 type Blocks interface {
-	// Get fetches the blocks of cids, in parallel and in no particular
+	// Get fetches the blocks that are wanted, in parallel and in no particular
 	// order, and calls fn once for each distinct CID as it arrives, one call
 	// at a time. The data passed was verified against the CID's hash and must
 	// not be modified; fn may keep it.
@@ -31,7 +31,18 @@ type Blocks interface {
 	// error: that of fn as it is; ctx.Err() when ctx ends; an
 	// [*UnavailableError] when a block could not be had from anyone in the
 	// implementation's own bounded time.
-	Get(ctx context.Context, cids []cid.Cid, fn func(c cid.Cid, data []byte) error) error
+	Get(ctx context.Context, want Want, fn func(c cid.Cid, data []byte) error) error
+}
+
+// Want says which blocks to get, and what helps to get them soon.
+type Want struct {
+	CIDs []cid.Cid
+	// Root is the file that the blocks are parts of, if it is known: whoever
+	// holds one part of a file is asked for the others.
+	Root cid.Cid
+	// Bulk says that nobody waits for these blocks now: they go behind those
+	// that somebody waits for, and are spread over all who hold them.
+	Bulk bool
 }
 
 // PutFunc stores one block. The block's CID is taken as it is: whoever stores

@@ -29,7 +29,7 @@ func walk(ctx context.Context, blocks Blocks, root cid.Cid, maxSize int64) ([]pa
 	if err := CheckCID(root); err != nil {
 		return nil, err
 	}
-	w := walker{blocks: blocks}
+	w := walker{blocks: blocks, root: root}
 	nodes, err := w.open(ctx, []cid.Cid{root})
 	if err != nil {
 		return nil, err
@@ -62,13 +62,14 @@ func walk(ctx context.Context, blocks Blocks, root cid.Cid, maxSize int64) ([]pa
 // walker fetches nodes within the limits.
 type walker struct {
 	blocks    Blocks
+	root      cid.Cid
 	nodeBytes int
 }
 
 // open fetches and decodes nodes.
 func (w *walker) open(ctx context.Context, cids []cid.Cid) (map[cid.Cid]fileNode, error) {
 	nodes := make(map[cid.Cid]fileNode, len(cids))
-	err := w.blocks.Get(ctx, cids, func(c cid.Cid, block []byte) error {
+	err := w.blocks.Get(ctx, Want{CIDs: cids, Root: w.root}, func(c cid.Cid, block []byte) error {
 		if w.nodeBytes += len(block); w.nodeBytes > maxNodeBytes {
 			return fmt.Errorf("ipfs: %w: more than %d bytes of inner nodes", ErrMalformed, maxNodeBytes)
 		}

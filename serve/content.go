@@ -43,7 +43,7 @@ func (h *handler) block(ctx context.Context, q url.Values) (cid.Cid, []byte, err
 		return c, nil, err
 	}
 	var data []byte
-	err = h.Store.Get(ctx, []cid.Cid{c}, func(_ cid.Cid, d []byte) error {
+	err = h.Store.Get(ctx, ipfs.Want{CIDs: []cid.Cid{c}}, func(_ cid.Cid, d []byte) error {
 		data = d
 		return nil
 	})

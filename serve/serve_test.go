@@ -379,7 +379,7 @@ func TestCatBreaksOff(t *testing.T) {
 			have = append(have, l.CID)
 		}
 	}
-	err = m.Get(t.Context(), have, func(c cid.Cid, data []byte) error {
+	err = m.Get(t.Context(), ipfs.Want{CIDs: have}, func(c cid.Cid, data []byte) error {
 		b, err := blocks.NewBlockWithCid(data, c)
 		if err != nil {
 			return err

@@ -54,14 +54,14 @@ func (m *Memory) Counts() (gets, served int) {
 }
 
 // Get implements [ipfs.Blocks]. What is not held is unavailable at once.
-func (m *Memory) Get(ctx context.Context, cids []cid.Cid, fn func(c cid.Cid, data []byte) error) error {
+func (m *Memory) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	m.gets++
 	m.mu.Unlock()
-	want, err := ipfs.Request(cids, fn)
+	want, err := ipfs.Request(w.CIDs, fn)
 	if err != nil {
 		return err
 	}

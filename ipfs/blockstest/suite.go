@@ -101,7 +101,7 @@ func testContext(t *testing.T) context.Context {
 func get(ctx context.Context, f Fixture, cids ...cid.Cid) (map[cid.Cid][]byte, error) {
 	got := make(map[cid.Cid][]byte)
 	var running atomic.Int32
-	err := f.Blocks.Get(ctx, cids, func(c cid.Cid, data []byte) error {
+	err := f.Blocks.Get(ctx, ipfs.Want{CIDs: cids}, func(c cid.Cid, data []byte) error {
 		defer running.Add(-1)
 		if running.Add(1) != 1 {
 			return errors.New("fn is called concurrently")
@@ -258,7 +258,7 @@ func testCancelledWhile(t *testing.T, f Fixture) {
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	called := false
-	err := f.Blocks.Get(ctx, []cid.Cid{have.Cid(), gone}, func(cid.Cid, []byte) error {
+	err := f.Blocks.Get(ctx, ipfs.Want{CIDs: []cid.Cid{have.Cid(), gone}}, func(cid.Cid, []byte) error {
 		called = true
 		cancel()
 		return nil
@@ -280,7 +280,7 @@ func testErrorOfFn(t *testing.T, f Fixture) {
 	f.Put(t, bs...)
 	mine := errors.New("mine")
 	var calls int
-	err := f.Blocks.Get(testContext(t), cids, func(cid.Cid, []byte) error {
+	err := f.Blocks.Get(testContext(t), ipfs.Want{CIDs: cids}, func(cid.Cid, []byte) error {
 		calls++
 		if calls == 3 {
 			return mine
@@ -332,7 +332,7 @@ func testCancelledGetHarmsNoOther(t *testing.T, f Fixture) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			err := f.Blocks.Get(ctx, cids, func(cid.Cid, []byte) error {
+			err := f.Blocks.Get(ctx, ipfs.Want{CIDs: cids}, func(cid.Cid, []byte) error {
 				cancel()
 				return nil
 			})

@@ -24,11 +24,11 @@ var _ ipfs.Blocks = (*Client)(nil)
 // Get implements [ipfs.Blocks] with one block/get for each CID, several at
 // once over connections that stay open. It ends when no block arrived for the
 // client's timeout.
-func (c *Client) Get(ctx context.Context, cids []cid.Cid, fn func(cid.Cid, []byte) error) error {
+func (c *Client) Get(ctx context.Context, w ipfs.Want, fn func(cid.Cid, []byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	want, err := ipfs.Request(cids, fn)
+	want, err := ipfs.Request(w.CIDs, fn)
 	if err != nil || len(want) == 0 {
 		return err
 	}

@@ -119,7 +119,7 @@ func TestNoDaemon(t *testing.T) {
 	for name, err := range map[string]error{
 		"id":  idErr,
 		"cat": catErr,
-		"get": c.Get(t.Context(), []cid.Cid{b.Cid()}, func(cid.Cid, []byte) error { return nil }),
+		"get": c.Get(t.Context(), ipfs.Want{CIDs: []cid.Cid{b.Cid()}}, func(cid.Cid, []byte) error { return nil }),
 		"import": c.ImportCAR(t.Context(), nil, func(put ipfs.PutFunc) error {
 			return put(t.Context(), b)
 		}),
@@ -313,7 +313,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 	defer c.Close()
 	for range 50 {
-		if err := c.Get(t.Context(), []cid.Cid{b.Cid()}, func(cid.Cid, []byte) error { return nil }); err != nil {
+		if err := c.Get(t.Context(), ipfs.Want{CIDs: []cid.Cid{b.Cid()}}, func(cid.Cid, []byte) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

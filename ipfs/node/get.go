@@ -24,11 +24,11 @@ var errClosed = errors.New("node: closed")
 // Get implements [ipfs.Blocks]: from the store what is there, the rest by
 // bitswap. Blocks from the network are kept, and served to others. A Get that
 // gets no block for Config.FetchTimeout ends with an [*ipfs.UnavailableError].
-func (n *Node) Get(ctx context.Context, cids []cid.Cid, fn func(c cid.Cid, data []byte) error) error {
+func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	want, err := ipfs.Request(cids, fn)
+	want, err := ipfs.Request(w.CIDs, fn)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (n *Node) arrived(ctx context.Context, b blocks.Block, out *output) error {
 	n.bytesFetched.Add(int64(len(b.RawData())))
 	err := out.give(b.Cid(), b.RawData())
 	// It was paid for, so it is kept even if the reader wants no more.
-	n.store.putLater(b)
+	n.store.PutLater(b)
 	if notifyErr := n.bitswap.Server.NotifyNewBlocks(ctx, b); notifyErr != nil {
 		n.s.Log.Debug("peers that wait for a block were not told of it", "cid", b.Cid().String(), "err", notifyErr)
 	}

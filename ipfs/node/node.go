@@ -26,13 +26,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 )
 
 // Node is a running node. It is safe for concurrent use. Use [Open].
 type Node struct {
 	s       settings
 	lock    *os.File
-	store   *store
+	store   *store.Store
 	host    host.Host
 	peering *peering
 	bitswap *bitswap.Bitswap
@@ -86,7 +87,7 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if n.store, err = openStore(s.Dir, s.Log); err != nil {
+	if n.store, err = store.Open(s.Dir, s.Log); err != nil {
 		return n, err
 	}
 	if n.host, err = newHost(s, key); err != nil {
@@ -138,7 +139,7 @@ func (n *Node) Close() error {
 			errs = append(errs, n.host.Close())
 		}
 		if n.store != nil {
-			n.store.close()
+			n.store.Close()
 		}
 		if n.lock != nil {
 			errs = append(errs, n.lock.Close())
@@ -211,7 +212,7 @@ func (n *Node) Sync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return n.store.sync()
+	return n.store.Sync()
 }
 
 // Stats counts since the node was opened.

@@ -111,7 +111,7 @@ func put(t testing.TB, n *Node, bs ...blocks.Block) {
 func fetch(t testing.TB, n *Node, c cid.Cid) ([]byte, error) {
 	t.Helper()
 	var got []byte
-	err := n.Get(t.Context(), []cid.Cid{c}, func(_ cid.Cid, data []byte) error {
+	err := n.Get(t.Context(), ipfs.Want{CIDs: []cid.Cid{c}}, func(_ cid.Cid, data []byte) error {
 		got = data
 		return nil
 	})
@@ -152,7 +152,7 @@ func TestSuiteFromStore(t *testing.T) {
 // plant writes a block file as it is.
 func plant(t testing.TB, n *Node, c cid.Cid, data []byte) {
 	t.Helper()
-	path := n.store.path(c)
+	path := n.store.Path(c)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -262,8 +262,8 @@ func TestDamagedBlockIsFetchedAgain(t *testing.T) {
 			b := blockstest.Random(t, 1, 5000)
 			put(t, server, b)
 			wantBlock(t, client, b)
-			client.store.flush()
-			path := client.store.path(b.Cid())
+			client.store.Flush()
+			path := client.store.Path(b.Cid())
 			if err := damage(path); err != nil {
 				t.Fatal(err)
 			}
@@ -272,7 +272,7 @@ func TestDamagedBlockIsFetchedAgain(t *testing.T) {
 			if n := client.Stats().BlocksFetched - before; n != 1 {
 				t.Errorf("%d blocks were fetched, want 1", n)
 			}
-			client.store.flush()
+			client.store.Flush()
 			if data, err := os.ReadFile(path); err != nil || !bytes.Equal(data, b.RawData()) {
 				t.Errorf("the file was not replaced: %d bytes, %v", len(data), err)
 			}
@@ -285,7 +285,7 @@ func TestPutMendsDamagedBlock(t *testing.T) {
 	n := open(t, Config{})
 	b := blockstest.Random(t, 1, 5000)
 	put(t, n, b)
-	if err := os.Truncate(n.store.path(b.Cid()), 10); err != nil {
+	if err := os.Truncate(n.store.Path(b.Cid()), 10); err != nil {
 		t.Fatal(err)
 	}
 	put(t, n, b)
@@ -635,7 +635,7 @@ func BenchmarkGet(b *testing.B) {
 				cids = append(cids, block.Cid())
 			}
 			b.StartTimer()
-			if err := client.Get(b.Context(), cids, func(cid.Cid, []byte) error { return nil }); err != nil {
+			if err := client.Get(b.Context(), ipfs.Want{CIDs: cids}, func(cid.Cid, []byte) error { return nil }); err != nil {
 				b.Fatal(err)
 			}
 		}

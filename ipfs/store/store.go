@@ -1,4 +1,6 @@
-package node
+// Package store keeps blocks on disk: verified when they are read, because no
+// block is synced when it is written.
+package store
 
 import (
 	"context"
@@ -24,14 +26,14 @@ import (
 // more waits for the disk.
 const maxPending = 32 << 20
 
-// store keeps blocks as files, blocks/<aa>/<CIDv1 of codec raw>, where aa are
+// Store keeps blocks as files, blocks/<aa>/<CIDv1 of codec raw>, where aa are
 // the two characters before the last. A file appears by rename and is not
 // synced, so after a crash it can be cut or full of zeros: every read verifies
 // the hash, and what does not match is removed and counts as not there, for
 // bitswap to fetch again.
 //
 // A block is known by its multihash; its codec does not matter.
-type store struct {
+type Store struct {
 	dir string // of the blocks
 	tmp string
 	log *slog.Logger
@@ -49,29 +51,29 @@ type store struct {
 	writer  sync.WaitGroup
 }
 
-var _ blockstore.Blockstore = (*store)(nil)
+var _ blockstore.Blockstore = (*Store)(nil)
 
-// openStore opens the store below dir. What a crash left half-written goes.
-func openStore(dir string, log *slog.Logger) (*store, error) {
-	s := &store{
+// Open opens the store below dir. What a crash left half-written goes.
+func Open(dir string, log *slog.Logger) (*Store, error) {
+	s := &Store{
 		dir: filepath.Join(dir, "blocks"), tmp: filepath.Join(dir, "tmp"), log: log,
 		pending: make(map[string]blocks.Block),
 	}
 	s.cond = sync.NewCond(&s.mu)
 	if err := os.RemoveAll(s.tmp); err != nil {
-		return nil, fmt.Errorf("node: blocks: %w", err)
+		return nil, fmt.Errorf("store: blocks: %w", err)
 	}
 	for _, d := range []string{s.dir, s.tmp} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("node: blocks: %w", err)
+			return nil, fmt.Errorf("store: blocks: %w", err)
 		}
 	}
 	s.writer.Go(s.write)
 	return s, nil
 }
 
-// close writes what is pending.
-func (s *store) close() {
+// Close writes what is pending.
+func (s *Store) Close() {
 	s.mu.Lock()
 	s.closed = true
 	s.cond.Broadcast()
@@ -79,15 +81,16 @@ func (s *store) close() {
 	s.writer.Wait()
 }
 
-func (s *store) path(c cid.Cid) string {
+// Path is the file of a block, whether it is there or not.
+func (s *Store) Path(c cid.Cid) string {
 	name := cid.NewCidV1(cid.Raw, c.Hash()).String()
 	return filepath.Join(s.dir, name[len(name)-3:len(name)-1], name)
 }
 
-// putLater stores a verified block soon: it can be read at once. When too much
+// PutLater stores a verified block soon: it can be read at once. When too much
 // is pending it waits. A block that cannot be written is logged and forgotten:
 // a full disk is no reason to fail a read.
-func (s *store) putLater(b blocks.Block) {
+func (s *Store) PutLater(b blocks.Block) {
 	key := string(b.Cid().Hash())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,8 +106,8 @@ func (s *store) putLater(b blocks.Block) {
 	s.cond.Broadcast()
 }
 
-// write is the goroutine behind putLater.
-func (s *store) write() {
+// write is the goroutine behind PutLater.
+func (s *Store) write() {
 	failing := false
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,8 +134,8 @@ func (s *store) write() {
 	}
 }
 
-// flush waits until nothing is pending.
-func (s *store) flush() {
+// Flush waits until nothing is pending.
+func (s *Store) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.pending) > 0 {
@@ -140,32 +143,32 @@ func (s *store) flush() {
 	}
 }
 
-// sync has everything on stable storage. One sync of the file system costs far
+// Sync has everything on stable storage. One sync of the file system costs far
 // less than one for each block.
-func (s *store) sync() error {
-	s.flush()
+func (s *Store) Sync() error {
+	s.Flush()
 	d, err := os.Open(s.dir)
 	if err != nil {
-		return fmt.Errorf("node: blocks: %w", err)
+		return fmt.Errorf("store: blocks: %w", err)
 	}
 	defer d.Close()
 	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("node: blocks: sync %s: %w", s.dir, err)
+		return fmt.Errorf("store: blocks: sync %s: %w", s.dir, err)
 	}
 	return nil
 }
 
 // put writes one block, unless it is there already and whole.
-func (s *store) put(b blocks.Block) (err error) {
+func (s *Store) put(b blocks.Block) (err error) {
 	if _, err := s.read(b.Cid()); err == nil {
 		return nil
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("node: block %s: %w", b.Cid(), err)
+			err = fmt.Errorf("store: block %s: %w", b.Cid(), err)
 		}
 	}()
-	path := s.path(b.Cid())
+	path := s.Path(b.Cid())
 	f, err := os.CreateTemp(s.tmp, "") // mode 0600
 	if err != nil {
 		return err
@@ -180,7 +183,7 @@ func (s *store) put(b blocks.Block) (err error) {
 	return nil
 }
 
-func (s *store) rename(from, to string) error {
+func (s *Store) rename(from, to string) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	err := os.Rename(from, to)
@@ -195,8 +198,8 @@ func (s *store) rename(from, to string) error {
 
 // read returns a block that was verified just now. If the file is damaged it
 // is removed. The error for a block that is not there is [ipld.ErrNotFound].
-func (s *store) read(c cid.Cid) ([]byte, error) {
-	path := s.path(c)
+func (s *Store) read(c cid.Cid) ([]byte, error) {
+	path := s.Path(c)
 	data, err := readBlockFile(path)
 	if err == nil {
 		err = ipfs.Verify(c, data)
@@ -209,13 +212,13 @@ func (s *store) read(c cid.Cid) ([]byte, error) {
 	case errors.Is(err, ipfs.ErrBadBlock), errors.Is(err, ipfs.ErrTooLarge):
 		return s.replaced(c, path)
 	default:
-		return nil, fmt.Errorf("node: block %s: %w", c, err)
+		return nil, fmt.Errorf("store: block %s: %w", c, err)
 	}
 }
 
 // replaced looks at a damaged file once more, where nobody can change it, and
 // removes it.
-func (s *store) replaced(c cid.Cid, path string) ([]byte, error) {
+func (s *Store) replaced(c cid.Cid, path string) ([]byte, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	data, err := readBlockFile(path)
@@ -223,7 +226,7 @@ func (s *store) replaced(c cid.Cid, path string) ([]byte, error) {
 		return data, nil
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("node: damaged block %s: %w", c, err)
+		return nil, fmt.Errorf("store: damaged block %s: %w", c, err)
 	}
 	s.log.Warn("a damaged block was removed; it will be fetched again", "cid", c.String(), "path", path)
 	return nil, ipld.ErrNotFound{Cid: c}
@@ -247,7 +250,7 @@ func readBlockFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-func (s *store) waiting(c cid.Cid) (blocks.Block, bool) {
+func (s *Store) waiting(c cid.Cid) (blocks.Block, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.pending[string(c.Hash())]
@@ -255,7 +258,7 @@ func (s *store) waiting(c cid.Cid) (blocks.Block, bool) {
 }
 
 // Get implements [blockstore.Blockstore].
-func (s *store) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
+func (s *Store) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 	if b, ok := s.waiting(c); ok {
 		return blocks.NewBlockWithCid(b.RawData(), c)
 	}
@@ -267,7 +270,7 @@ func (s *store) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 }
 
 // Has tells whether there is a file; it may be damaged.
-func (s *store) Has(ctx context.Context, c cid.Cid) (bool, error) {
+func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 	_, err := s.GetSize(ctx, c)
 	if ipld.IsNotFound(err) {
 		return false, nil
@@ -277,25 +280,25 @@ func (s *store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 
 // GetSize returns the length of the file. An empty file is a damaged one, for
 // the empty block is never asked for (ipfs.Request).
-func (s *store) GetSize(_ context.Context, c cid.Cid) (int, error) {
+func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
 	if b, ok := s.waiting(c); ok {
 		return len(b.RawData()), nil
 	}
-	info, err := os.Stat(s.path(c))
+	info, err := os.Stat(s.Path(c))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 		return 0, ipld.ErrNotFound{Cid: c}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("node: block %s: %w", c, err)
+		return 0, fmt.Errorf("store: block %s: %w", c, err)
 	}
 	return int(info.Size()), nil
 }
 
 // Put writes a block that the caller has verified.
-func (s *store) Put(_ context.Context, b blocks.Block) error { return s.put(b) }
+func (s *Store) Put(_ context.Context, b blocks.Block) error { return s.put(b) }
 
 // PutMany writes blocks that the caller has verified.
-func (s *store) PutMany(ctx context.Context, bs []blocks.Block) error {
+func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
 	for _, b := range bs {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -308,19 +311,19 @@ func (s *store) PutMany(ctx context.Context, bs []blocks.Block) error {
 }
 
 // DeleteBlock removes a block.
-func (s *store) DeleteBlock(_ context.Context, c cid.Cid) error {
-	s.flush()
+func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
+	s.Flush()
 	s.change.Lock()
 	defer s.change.Unlock()
-	if err := os.Remove(s.path(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("node: block %s: %w", c, err)
+	if err := os.Remove(s.Path(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("store: block %s: %w", c, err)
 	}
 	return nil
 }
 
 // AllKeysChan sends the CIDs of all blocks, with the codec raw.
-func (s *store) AllKeysChan(ctx context.Context) (<-chan cid.Cid, error) {
-	s.flush()
+func (s *Store) AllKeysChan(ctx context.Context) (<-chan cid.Cid, error) {
+	s.Flush()
 	ch := make(chan cid.Cid)
 	go func() {
 		defer close(ch)
