@@ -90,7 +90,7 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if n.store, err = store.Open(s.Dir, s.Log); err != nil {
 		return n, err
 	}
-	if n.host, err = newHost(s, key); err != nil {
+	if err = n.openHost(key); err != nil {
 		return n, err
 	}
 	n.bitswap = bitswap.New(n.ctx, bsnet.NewFromIpfsHost(n.host), nil, n.store,
