@@ -80,11 +80,7 @@ func NewRouting(c RoutingConfig) (_ *Routing, err error) {
 		first, every = publicProvideEvery, publicProvideEvery
 	}
 	for _, u := range c.Routers {
-		x, err := newRouter(u)
-		if err != nil {
-			return nil, err
-		}
-		r.routers = append(r.routers, x)
+		r.routers = append(r.routers, newRouter(u))
 	}
 	if !c.NoDHT {
 		if r.dht, err = dht.New(c.Host, r.options()...); err != nil {

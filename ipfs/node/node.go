@@ -1,9 +1,10 @@
 // Package node is the embedded IPFS node: a libp2p host, bitswap as client and
 // server, and a store of blocks on disk. It implements [ipfs.Blocks].
 //
-// A node is private and fails closed. It talks to the configured peers, or to
-// whoever has the swarm key, and to no one else: there is no DHT, no bootstrap
-// list, no relay, no mDNS and no gateway in it. It serves what it holds.
+// A node is private unless it is told otherwise, and fails closed. It talks to
+// the configured peers, or to whoever has the swarm key, and to no one else:
+// there is no public DHT, no bootstrap list, no relay and no gateway in it. It
+// serves what it holds.
 package node
 
 import (
@@ -35,7 +36,8 @@ type Node struct {
 	lock    *os.File
 	store   *store.Store
 	host    host.Host
-	peering *peering
+	peering *peering // found.peering
+	found   found
 	bitswap *bitswap.Bitswap
 
 	ctx      context.Context // of the bitswap sessions
@@ -106,8 +108,7 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 		ctx, cancel := context.WithCancel(n.ctx)
 		return cancel, n.bitswap.NewSession(ctx)
 	}
-	n.peering = startPeering(n.host, s.peers, s.Log)
-	return n, nil
+	return n, n.startDiscovery(key)
 }
 
 // lockDir keeps other processes out of a directory while the file is open.
@@ -128,10 +129,7 @@ func lockDir(dir string) (*os.File, error) {
 func (n *Node) Close() error {
 	n.close.Do(func() {
 		n.cancel()
-		if n.peering != nil {
-			n.peering.stop()
-		}
-		var errs []error
+		errs := []error{n.stopDiscovery()}
 		if n.bitswap != nil {
 			errs = append(errs, n.bitswap.Close())
 		}
