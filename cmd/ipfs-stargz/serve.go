@@ -124,7 +124,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
-	tables := filepath.Join(cfg.Root, "leaves")
+	tables := n.Tables()
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
 		Open:           opener(n, tables),
