@@ -19,6 +19,15 @@ type Names interface {
 	Keys() ([]names.Key, error)
 }
 
+func (h *handler) addNames(commands map[string]command) {
+	if h.Names != nil {
+		commands["name/publish"] = h.namePublish
+		commands["name/resolve"] = h.nameResolve
+		commands["key/gen"] = h.keyGen
+		commands["key/list"] = h.keyList
+	}
+}
+
 // argument returns the argument that a command cannot do without.
 func argument(q url.Values, what string) (string, error) {
 	if s := q.Get("arg"); s != "" {
@@ -74,7 +83,10 @@ func (h *handler) nameResolve(w http.ResponseWriter, r *http.Request) error {
 }
 
 // key is a key in Kubo's form.
-type key struct{ Name, Id string } //nolint:revive // Kubo's spelling
+type key struct {
+	Name string
+	ID   string `json:"Id"`
+}
 
 // keyGen answers key/gen. Keys are ed25519.
 func (h *handler) keyGen(w http.ResponseWriter, r *http.Request) error {

@@ -1,8 +1,6 @@
 package serve
 
 import (
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -17,8 +15,16 @@ type Peers interface {
 	Forgive(id string) error
 }
 
-// peers answers swarm/peers: Kubo's fields, and how the peer is known.
-func (h *handler) peers(w http.ResponseWriter, _ *http.Request) error {
+func (h *handler) addPeers(commands map[string]command) {
+	if h.Peers != nil {
+		commands["swarm/peers"] = h.peersKnown
+		commands["swarm/bans"] = h.bans
+		commands["swarm/forgive"] = h.forgive
+	}
+}
+
+// peersKnown answers swarm/peers: Kubo's fields, and how the peer is known.
+func (h *handler) peersKnown(w http.ResponseWriter, _ *http.Request) error {
 	type identify struct{ AgentVersion string }
 	type connected struct {
 		Addr, Peer string
@@ -48,9 +54,9 @@ func (h *handler) bans(w http.ResponseWriter, _ *http.Request) error {
 
 // forgive answers swarm/forgive?arg=ID, which is ours.
 func (h *handler) forgive(w http.ResponseWriter, r *http.Request) error {
-	id := r.URL.Query().Get("arg")
-	if id == "" {
-		return fmt.Errorf("%w: %w", errUsage, errors.New("argument \"peer\" is required"))
+	id, err := argument(r.URL.Query(), "peer")
+	if err != nil {
+		return err
 	}
 	if err := h.Peers.Forgive(id); err != nil {
 		return err

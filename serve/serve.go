@@ -48,20 +48,24 @@ type Swarm interface {
 type Config struct {
 	Store   Store
 	Swarm   Swarm
+	Peers   Peers        // nil: the commands about peers say only who is connected
+	Names   Names        // nil: there are no commands for names
 	Version string       // of the daemon
 	Commit  string       // that it was built from
 	Log     *slog.Logger // of failed requests; nil discards them
 }
 
 // NewHandler returns the handler of /api/v0/. The commands: version, id,
-// swarm/peers, block/get, block/stat, block/put, cat, dag/import.
+// swarm/peers, block/get, block/stat, block/put, cat, dag/import; with Peers
+// swarm/bans and swarm/forgive, which Kubo has not; with Names name/publish,
+// name/resolve, key/gen and key/list.
 func NewHandler(c Config) http.Handler {
 	h := &handler{Config: c}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
 	}
 	mux := http.NewServeMux()
-	for name, run := range map[string]command{
+	commands := map[string]command{
 		"version":     h.version,
 		"id":          h.id,
 		"swarm/peers": h.peers,
@@ -70,7 +74,10 @@ func NewHandler(c Config) http.Handler {
 		"block/put":   h.blockPut,
 		"cat":         h.cat,
 		"dag/import":  h.dagImport,
-	} {
+	}
+	h.addPeers(commands)
+	h.addNames(commands)
+	for name, run := range commands {
 		mux.Handle("/api/v0/"+name, h.command(name, run))
 	}
 	return mux

@@ -54,6 +54,7 @@ func pushCommand() *cobra.Command {
 	var (
 		client clientFlags
 		opts   image.PushOptions
+		ipns   string
 	)
 	cmd := &cobra.Command{
 		Use:   "push IMAGE",
@@ -89,6 +90,11 @@ or just its path). The last line of standard output is the CID alone.`,
 			fmt.Fprintf(os.Stderr, "%d blobs, %s, in %v: %d layers converted, %d kept, %d not lazy\n",
 				result.Blobs, progress.Bytes(result.Bytes), result.Took.Round(time.Millisecond),
 				result.Converted, result.Kept, result.Plain)
+			if ipns != "" {
+				if err := publishName(cmd.Context(), daemon, ipns, result.CID.String()); err != nil {
+					return err
+				}
+			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.CID)
 			return err
 		},
@@ -99,6 +105,7 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.StringSliceVar(&opts.Platforms, "platform", nil, "`platforms` to push of an image with several (default: this machine's)")
 	f.BoolVar(&opts.AllPlatforms, "all-platforms", false, "push all of them")
 	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
+	f.StringVar(&ipns, "ipns", "", "have the IPNS name of this `key` stand for the image; the key is made the first time")
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
 	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	return cmd
@@ -110,18 +117,22 @@ func pullCommand() *cobra.Command {
 		opts   image.PullOptions
 	)
 	cmd := &cobra.Command{
-		Use:   "pull ipfs://CID",
+		Use:   "pull ipfs://CID|ipns://NAME",
 		Short: "Make an image of IPFS an image of containerd, without waiting for its layers",
 		Example: `  ipfs-stargz pull ipfs://bafkrei...
+  ipfs-stargz pull ipns://k51...             # what push --ipns KEY published last
   ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3`,
-		Args: oneArgument("ipfs://CID"),
+		Args: oneArgument("ipfs://CID or ipns://NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {
 				return err
 			}
 			defer daemon.Close()
-			opts.Ref, opts.Daemon = args[0], daemon
+			if opts.Ref, err = resolveName(cmd.Context(), daemon, args[0]); err != nil {
+				return err
+			}
+			opts.Daemon = daemon
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Pull(cmd.Context(), opts)
 			opts.Progress.Close()

@@ -110,9 +110,15 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	n, err := node.Open(ctx, node.Config{
 		Dir:          filepath.Join(cfg.Root, "ipfs"),
+		Mode:         node.Mode(cfg.IPFS.Mode),
 		Listen:       cfg.IPFS.Listen,
+		Announce:     cfg.IPFS.Announce,
 		Peers:        cfg.IPFS.Peers,
 		SwarmKeyFile: cfg.IPFS.SwarmKey,
+		NoDHT:        !cfg.IPFS.DHT,
+		MDNS:         cfg.IPFS.MDNS,
+		Bootstrap:    cfg.IPFS.Bootstrap,
+		Routers:      cfg.IPFS.Routers,
 		FetchTimeout: time.Duration(cfg.IPFS.FetchTimeout),
 		Log:          log,
 	})
@@ -120,11 +126,11 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing("IPFS node", n.Close)
-	if len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
+	if cfg.IPFS.Mode == string(node.Private) && len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
-	tables := filepath.Join(cfg.Root, "leaves")
+	tables := n.Tables()
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
 		Open:           opener(n, tables),
@@ -152,7 +158,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
-	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
+	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })

@@ -64,10 +64,10 @@ type RoutingConfig struct {
 // Routing finds who has what, and says what is here. It is safe for concurrent
 // use. Use [NewRouting].
 type Routing struct {
-	c       RoutingConfig
-	dht     *dht.IpfsDHT // nil: none
-	routers []*router
-	said    *announcer
+	c                    RoutingConfig
+	dht                  *dht.IpfsDHT // nil: none
+	routers              []*router
+	said                 *announcer
 	findTimeout, timeout time.Duration
 }
 

@@ -7,10 +7,13 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
 )
 
 // What one rack needs: all its nodes may sit behind one address, and a pod
@@ -29,6 +32,9 @@ const (
 	strangersLow   = 64
 	strangersHigh  = 128
 	strangersGrace = 30 * time.Second
+
+	streamsOfStranger = 128
+	memoryOfStranger  = 64 << 20 // bytes
 )
 
 // newResources makes the resource manager: a node has limits in memory, too,
@@ -36,6 +42,7 @@ const (
 func newResources(s settings) (network.ResourceManager, error) {
 	scaling := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaling)
+	direct.SetLimits(&scaling)
 	limits := scaling.AutoScale()
 	opts := []rcmgr.Option{rcmgr.WithMetricsDisabled()}
 	if s.Mode == Public {
@@ -47,6 +54,17 @@ func newResources(s settings) (network.ResourceManager, error) {
 			}
 		}
 		opts = append(opts, rcmgr.WithAllowlistedMultiaddrs(ours))
+		strangers := rcmgr.PartialLimitConfig{
+			PeerDefault: rcmgr.ResourceLimits{
+				Streams: 2 * streamsOfStranger, StreamsInbound: streamsOfStranger, StreamsOutbound: streamsOfStranger, Memory: memoryOfStranger,
+			},
+			Peer: make(map[peer.ID]rcmgr.ResourceLimits),
+		}
+		generous := limits.ToPartialLimitConfig().PeerDefault
+		for _, i := range s.peers {
+			strangers.Peer[i.ID] = generous
+		}
+		limits = strangers.Build(limits)
 	} else {
 		conns := rcmgr.ResourceLimits{Conns: connsOfSwarm, ConnsInbound: connsOfSwarm, ConnsOutbound: connsOfSwarm}
 		streams := rcmgr.ResourceLimits{Streams: 2 * streamsPerPeer, StreamsInbound: streamsPerPeer, StreamsOutbound: streamsPerPeer}
