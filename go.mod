@@ -27,8 +27,10 @@ require (
 )
 
 require (
+	github.com/gorilla/mux v1.8.1 // indirect
 	github.com/libp2p/zeroconf/v2 v2.2.0 // indirect
 	github.com/miekg/dns v1.1.73 // indirect
+	github.com/slok/go-http-metrics v0.13.0 // indirect
 )
 
 require (

@@ -35,7 +35,7 @@ type announcer struct {
 	first, every time.Duration
 	log          *slog.Logger
 
-	net    network.Network
+	net    notifier
 	notify *network.NotifyBundle
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -47,6 +47,12 @@ type announcer struct {
 	failed int // announcements whose last attempt failed
 }
 
+// notifier is what the announcer needs of a [network.Network].
+type notifier interface {
+	Notify(network.Notifiee)
+	StopNotify(network.Notifiee)
+}
+
 type announcement struct {
 	root     cid.Cid
 	due      time.Time
@@ -55,7 +61,7 @@ type announcement struct {
 	index    int // in the queue; -1: under way, or withdrawn
 }
 
-func startAnnouncer(say func(context.Context, cid.Cid) error, first, every time.Duration, net network.Network, log *slog.Logger) *announcer {
+func startAnnouncer(say func(context.Context, cid.Cid) error, first, every time.Duration, net notifier, log *slog.Logger) *announcer {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &announcer{
 		say: say, first: first, every: every, log: log,
