@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("X") != "" {
+	if os.Getenv(mdnsChild) != "" {
 		os.Exit(m.Run()) // its parent looks at the outcome alone
 	}
 	goleak.VerifyTestMain(m)
@@ -52,7 +52,9 @@ func newHost(t testing.TB, key pnet.PSK, opts ...libp2p.Option) host.Host {
 
 func everybody(peer.ID) bool { return true }
 
-func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+func testLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
 
 func connect(t testing.TB, a, b host.Host) {
 	t.Helper()

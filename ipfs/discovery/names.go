@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -10,10 +11,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -32,8 +35,9 @@ type NamesConfig struct {
 	// Names are multiaddrs without /p2p/ID: "/dns4/NAME/tcp/4001" is every
 	// address that the name has, "/dnsaddr/NAME" what its TXT records say. An
 	// IP address is taken as it is.
-	Names    []ma.Multiaddr
-	Resolver network.MultiaddrDNSResolver
+	Names []ma.Multiaddr
+	// Resolver is nil for the system's.
+	Resolver madns.BasicResolver
 	// Key is the swarm key; nil: there is none.
 	Key  pnet.PSK
 	Self peer.ID
@@ -53,20 +57,36 @@ type NamesConfig struct {
 type Names struct {
 	NamesConfig
 	prober *prober
+	txt    swarm.ResolverFromMaDNS
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
 
 // StartNames asks for the names at once and every 15 s from then on.
 func StartNames(c NamesConfig) (*Names, error) {
+	n, err := newNames(c)
+	if err != nil {
+		return nil, err
+	}
+	var ctx context.Context
+	ctx, n.cancel = context.WithCancel(context.Background())
+	n.done.Go(func() { n.watch(ctx) })
+	return n, nil
+}
+
+func newNames(c NamesConfig) (*Names, error) {
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
 	p, err := newProber(c.Key)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	n := &Names{NamesConfig: c, prober: p, cancel: cancel}
-	n.done.Go(func() { n.watch(ctx) })
-	return n, nil
+	txt, err := madns.NewResolver(madns.WithDefaultResolver(c.Resolver))
+	if err != nil {
+		return nil, fmt.Errorf("discovery: DNS: %w", err)
+	}
+	return &Names{NamesConfig: c, prober: p, txt: swarm.ResolverFromMaDNS{Resolver: txt}}, nil
 }
 
 // Close ends the watching.
@@ -164,7 +184,7 @@ func (n *Names) ask(ctx context.Context, m ma.Multiaddr, x *name) {
 		x.peers[s] = id
 		mu.Unlock()
 		// Where nobody is connected, somebody else may have moved in.
-		if has(full, ma.P_P2P) || !has(full, ma.P_TCP) || id == n.Self || id != "" && n.Connected(id) {
+		if has(full, ma.P_P2P) || !has(full, ma.P_TCP) || id != "" && (id == n.Self || n.Connected(id)) {
 			continue
 		}
 		probes.Go(func() error {
@@ -194,22 +214,47 @@ func (n *Names) resolve(ctx context.Context, m ma.Multiaddr) (out []ma.Multiaddr
 	defer cancel()
 	todo := []ma.Multiaddr{m}
 	if has(m, ma.P_DNSADDR) {
-		if todo, err = n.Resolver.ResolveDNSAddr(ctx, "", m, dnsaddrDepth, addrsPerName); err != nil {
+		if todo, err = n.txt.ResolveDNSAddr(ctx, "", m, dnsaddrDepth, addrsPerName); err != nil {
 			return nil, ignoreMissing(err)
 		}
 	}
 	for _, a := range todo {
-		if !has(a, ma.P_DNS) && !has(a, ma.P_DNS4) && !has(a, ma.P_DNS6) {
-			out = append(out, a)
-			continue
-		}
-		more, err := n.Resolver.ResolveDNSComponent(ctx, a, addrsPerName)
-		if err := ignoreMissing(err); err != nil {
+		more, err := n.addresses(ctx, a)
+		if err != nil {
 			return nil, err
 		}
 		out = append(out, more...)
 	}
 	return out[:min(len(out), addrsPerName)], nil
+}
+
+// addresses puts every address that a name has in its place. (go-multiaddr-dns
+// stops at a hundred.)
+func (n *Names) addresses(ctx context.Context, a ma.Multiaddr) (out []ma.Multiaddr, err error) {
+	first, rest := ma.SplitFirst(a)
+	if first == nil {
+		return nil, nil
+	}
+	code := first.Protocol().Code
+	if code != ma.P_DNS && code != ma.P_DNS4 && code != ma.P_DNS6 {
+		return []ma.Multiaddr{a}, nil
+	}
+	ips, err := n.Resolver.LookupIPAddr(ctx, first.Value())
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	for _, ip := range ips {
+		is4 := ip.IP.To4() != nil
+		if code == ma.P_DNS4 && !is4 || code == ma.P_DNS6 && is4 {
+			continue
+		}
+		m, err := manet.FromIP(ip.IP)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m.Encapsulate(rest))
+	}
+	return out, nil
 }
 
 func ignoreMissing(err error) error {

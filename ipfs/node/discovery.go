@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/bans"
@@ -71,12 +70,8 @@ func (n *Node) startDiscovery(key crypto.PrivKey) (err error) {
 		return err
 	}
 	if len(s.names) > 0 {
-		resolver, err := newResolver(settings{Config: Config{Mode: Public, Resolver: s.Resolver}})
-		if err != nil {
-			return err
-		}
 		if f.dns, err = discovery.StartNames(discovery.NamesConfig{
-			Names: s.names, Resolver: swarm.ResolverFromMaDNS{Resolver: resolver}, Key: s.key,
+			Names: s.names, Resolver: s.Resolver, Key: s.key,
 			Self: n.host.ID(), Allowed: f.gater.allowed, Connected: f.peering.connected,
 			Found: func(p peer.AddrInfo) { n.met(p, knownDNS) },
 			Lost:  func(id peer.ID) { f.peering.forget(id, knownDNS) },
