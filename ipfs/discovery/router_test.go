@@ -110,7 +110,9 @@ func TestOneOfManyRouters(t *testing.T) {
 		providers: map[cid.Cid][]peer.AddrInfo{root: {{ID: holder.ID(), Addrs: holder.Addrs()}}},
 		records:   make(map[ipns.Name]*ipns.Record),
 	}
-	broken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "out of order", http.StatusInternalServerError) })
+	broken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "out of order", http.StatusInternalServerError)
+	})
 	r := newRouting(t, RoutingConfig{NoDHT: true, Public: true, Routers: []string{
 		serveHTTP(t, broken) + "/", serveHTTP(t, server.Handler(good, server.WithPrometheusRegistry(prometheus.NewRegistry()))) + "/routing/v1",
 	}})
