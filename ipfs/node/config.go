@@ -185,6 +185,9 @@ func (s *settings) contradictions() error {
 			return fmt.Errorf("node: peer %s: the id of who answers is learned over TCP only; add /p2p/ID, or take /dns4/NAME/tcp/PORT", a)
 		}
 	}
+	if s.MDNS && len(s.listen) == 0 {
+		return errors.New("node: mDNS shows where a node listens, and this one listens nowhere")
+	}
 	switch {
 	case s.Mode == Private:
 		return s.privateContradictions()
@@ -197,7 +200,7 @@ func (s *settings) contradictions() error {
 }
 
 func (s *settings) privateContradictions() error {
-	open := s.key != nil || len(s.peers) > 0
+	open := !s.isolated()
 	switch {
 	case len(s.bootstrap) > 0:
 		return errors.New("node: bootstrap peers are of mode public: a private node finds its peers by their list, DNS, mDNS or each other")
@@ -209,6 +212,11 @@ func (s *settings) privateContradictions() error {
 		return errors.New("node: mDNS without a swarm key or peers to look for: nobody it finds may connect")
 	}
 	return nil
+}
+
+// isolated tells that nobody can ever connect.
+func (s *settings) isolated() bool {
+	return s.Mode == Private && s.key == nil && len(s.peers) == 0
 }
 
 // standIn tells whether the public network is one of our own: all that it is

@@ -53,12 +53,11 @@ func (n *Node) openHost(key crypto.PrivKey) (err error) {
 
 // startDiscovery starts all that finds peers.
 func (n *Node) startDiscovery(key crypto.PrivKey) (err error) {
-	f, s := &n.found, n.s
+	f, s := &n.found, &n.s
 	f.peering = startPeering(n.host, s.peers, s.Log)
 	n.peering = f.peering
-	nobody := s.Mode == Private && s.key == nil && len(s.peers) == 0
 	f.routing, err = discovery.NewRouting(discovery.RoutingConfig{
-		Host: n.host, Public: s.Mode == Public, StandIn: s.standIn(), NoDHT: s.NoDHT || nobody,
+		Host: n.host, Public: s.Mode == Public, StandIn: s.standIn(), NoDHT: s.NoDHT || s.isolated(),
 		Bootstrap: s.bootstrap, Routers: s.Routers, Allowed: f.gater.allowed, Log: s.Log,
 	})
 	if err != nil {

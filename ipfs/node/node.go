@@ -174,7 +174,7 @@ func fullAddrs(id peer.ID, addrs []ma.Multiaddr) []string {
 func (n *Node) Tables() string { return filepath.Join(n.s.Dir, "leaves") }
 
 // isolated tells whether nobody can ever connect.
-func (n *Node) isolated() bool { return len(n.s.peers) == 0 && n.s.key == nil }
+func (n *Node) isolated() bool { return n.s.isolated() }
 
 // Has tells whether the node holds the block of c itself, as far as can be seen
 // without reading it.
