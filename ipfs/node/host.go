@@ -49,7 +49,7 @@ func newHost(s settings, key crypto.PrivKey, g *gater) (host.Host, error) {
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(conns),
 		libp2p.ConnectionGater(g),
-		libp2p.DialRanker(rankDials),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.MultiaddrResolver(swarm.ResolverFromMaDNS{Resolver: resolver}),
 		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
