@@ -143,7 +143,8 @@ func (x *Exchange) Close() error {
 type Stats struct {
 	BlocksReceived, BytesReceived int64 // with what came twice
 	BlocksSent, BytesSent         int64
-	Hedged                        int64 // blocks that a second peer was asked for
+	Hedged                        int64 // times that one more peer was asked for a block that was late
+	Failed                        int64 // requests that went wrong
 }
 
 // Stats returns the counts.

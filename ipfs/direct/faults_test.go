@@ -111,7 +111,7 @@ func TestFaults(t *testing.T) {
 				t.Parallel()
 				f := newFile(t, 1, 30, 1000)
 				reader, good := newNode(t), newNode(t)
-				reader.client.stall, reader.client.timeout = 200*time.Millisecond, 400*time.Millisecond
+				reader.client.stall, reader.client.timeout = 2*time.Second, 5*time.Second
 				good.hold(f, f.leaves...)
 				reader.know(f)
 				bad := gateway(t, tt.bad(f))

@@ -2,6 +2,7 @@ package direct
 
 import (
 	"bufio"
+	"bytes"
 	"testing"
 	"time"
 
@@ -99,7 +100,7 @@ func TestBrokenRules(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"have from who watches": message{kind: kindHave, root: root}.append(nil),
-		"garbage":               []byte("GET / HTTP/1.1\r\n\r\n"),
+		"garbage":               bytes.Repeat([]byte("GET / HTTP/1.1\r\n\r\n"), 10),
 		"too many files":        many,
 	} {
 		t.Run(name, func(t *testing.T) {

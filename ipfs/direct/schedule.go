@@ -358,8 +358,10 @@ func (x *Exchange) landed(fl *flight, data []byte, delay time.Duration, err erro
 		x.lied(r, w, err)
 	case w.over, r.ctx.Err() != nil: // it was called off, or the peer is gone
 	case errors.As(err, &busy):
+		x.stats.Failed++
 		x.failed(r, now, busy.after)
 	default:
+		x.stats.Failed++
 		x.Log.Debug("a peer did not give a block", "peer", r.id.String(), "cid", w.cid.String(), "err", err)
 		x.failed(r, now, 0)
 		w.tried[r] = r.rest
