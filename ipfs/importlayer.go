@@ -42,7 +42,7 @@ var ErrCuts = errors.New("impossible cuts")
 // DefaultLeafSizes are those of layers. How they were found is told in
 // docs/decisions.md.
 func DefaultLeafSizes() LeafSizes {
-	return LeafSizes{Own: 64 << 10, Min: 16 << 10, Target: 64 << 10, Max: 256 << 10}
+	return LeafSizes{Own: 32 << 10, Min: 16 << 10, Target: 64 << 10, Max: 256 << 10}
 }
 
 func (s LeafSizes) check() error {
