@@ -10,6 +10,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/config"
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
@@ -71,12 +72,6 @@ or just its path). The last line of standard output is the CID alone.`,
 			}
 			defer daemon.Close()
 			opts.Image, opts.Daemon = args[0], daemon
-			if opts.TempDir != "" {
-				// The eStargz library has no other way to be told.
-				if err := os.Setenv("TMPDIR", opts.TempDir); err != nil {
-					return err
-				}
-			}
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Push(cmd.Context(), opts)
 			opts.Progress.Close()
@@ -99,6 +94,8 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.StringSliceVar(&opts.Platforms, "platform", nil, "`platforms` to push of an image with several (default: this machine's)")
 	f.BoolVar(&opts.AllPlatforms, "all-platforms", false, "push all of them")
 	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
+	f.StringVar((*string)(&opts.Profile), "profile", "",
+		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", ipfs.ProfileUnixFS2025))
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
 	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	return cmd
