@@ -65,25 +65,12 @@ func Key(h multihash.Multihash) uint64 {
 }
 
 // Set is the keys of all pinned blocks.
-type Set struct{ files [][]byte }
+type Set struct{ keys []uint64 } // sorted
 
 // Has tells whether a block with the key is pinned.
 func (s Set) Has(key uint64) bool {
-	for _, keys := range s.files {
-		lo, hi := 0, len(keys)/keyBytes
-		for lo < hi {
-			mid := int(uint(lo+hi) >> 1)
-			switch k := binary.LittleEndian.Uint64(keys[mid*keyBytes:]); {
-			case k == key:
-				return true
-			case k < key:
-				lo = mid + 1
-			default:
-				hi = mid
-			}
-		}
-	}
-	return false
+	_, ok := slices.BinarySearch(s.keys, key)
+	return ok
 }
 
 // Dir is the directory of the pins. Its methods may be called by any number of
@@ -218,8 +205,13 @@ func (d *Dir) Set() (Set, error) {
 		if err != nil {
 			return Set{}, fmt.Errorf("%w; pin ipfs://%s again, or unpin it", err, root)
 		}
-		s.files = append(s.files, keys)
+		s.keys = slices.Grow(s.keys, len(keys)/keyBytes)
+		for ; len(keys) > 0; keys = keys[keyBytes:] {
+			s.keys = append(s.keys, binary.LittleEndian.Uint64(keys))
+		}
 	}
+	slices.Sort(s.keys)
+	s.keys = slices.Compact(s.keys)
 	return s, nil
 }
 
