@@ -169,8 +169,8 @@ func (m *measure) distinct() []uint64 {
 	return keys
 }
 
-// here is the [ipfs.Blocks] of what the store holds. It hands over no data for
-// what it does not hold.
+// here is what the store holds, for a walk that goes on where something is
+// missing: it hands over no data for that.
 type here struct{ store *Store }
 
 // Get implements [ipfs.Blocks], but for its errors.
@@ -192,4 +192,29 @@ func (h here) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []by
 		}
 	}
 	return nil
+}
+
+// Local returns the blocks of the store as an [ipfs.Blocks] that asks nobody
+// else: what is missing is unavailable at once.
+func (s *Store) Local() ipfs.Blocks { return local{s} }
+
+type local struct{ store *Store }
+
+// Get implements [ipfs.Blocks].
+func (l local) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []byte) error) error {
+	l.store.Flush()
+	var missing []cid.Cid
+	err := here(l).Get(ctx, w, func(c cid.Cid, data []byte) error {
+		if data == nil {
+			if _, ok := ipfs.Known(c); !ok {
+				missing = append(missing, c)
+				return nil
+			}
+		}
+		return fn(c, data)
+	})
+	if err == nil && len(missing) > 0 {
+		err = &ipfs.UnavailableError{CIDs: missing, Asked: []string{"this node's own store"}, Hint: "import or fetch them first"}
+	}
+	return err
 }
