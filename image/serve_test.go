@@ -13,43 +13,15 @@ import (
 	"time"
 
 	nerdctlipfs "github.com/containerd/stargz-snapshotter/ipfs"
-	blocks "github.com/ipfs/go-block-format"
-	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multiaddr/net"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
 	"github.com/ipfs-stargz/ipfs-stargz/serve"
 )
-
-// memoryStore is the daemon's node, in memory and without peers.
-type memoryStore struct{ *blockstest.Memory }
-
-func (s memoryStore) Put(ctx context.Context, bs ...blocks.Block) error {
-	for _, b := range bs {
-		if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
-			return err
-		}
-		if err := s.Memory.Put(ctx, b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s memoryStore) Has(ctx context.Context, c cid.Cid) (bool, error) {
-	err := s.Get(ctx, ipfs.Want{CIDs: []cid.Cid{c}}, func(cid.Cid, []byte) error { return nil })
-	var missing *ipfs.UnavailableError
-	if errors.As(err, &missing) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-func (memoryStore) Sync(context.Context) error { return nil }
 
 type noSwarm struct{}
 
@@ -60,8 +32,14 @@ func (noSwarm) PeersConnected() []string { return nil }
 // serveOn runs the daemon's RPC on a listener until the test ends.
 func serveOn(t testing.TB, l net.Listener) {
 	t.Helper()
+	n, err := node.Open(context.Background(), node.Config{Dir: t.TempDir()}) // it talks to nobody
+	if err != nil {
+		t.Fatal(err)
+	}
 	srv := &http.Server{
-		Handler:           serve.NewHandler(serve.Config{Store: memoryStore{blockstest.NewMemory()}, Swarm: noSwarm{}}),
+		Handler: serve.NewHandler(serve.Config{
+			Store: n, Pins: n.Local(), Repo: n.Local(), Parts: Parts, Swarm: noSwarm{},
+		}),
 		ReadHeaderTimeout: time.Second,
 	}
 	done := make(chan error, 1)
@@ -69,6 +47,9 @@ func serveOn(t testing.TB, l net.Listener) {
 	t.Cleanup(func() {
 		srv.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
 	})

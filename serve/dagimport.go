@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
@@ -103,7 +104,12 @@ func (h *handler) pinRoot(ctx context.Context, root cid.Cid, kept map[string]boo
 		_, err = h.Pins.Pin(ctx, pins.Pin{Root: root, Name: h.nameOf(ctx, root), Parts: parts})
 	}
 	if err != nil {
-		line.Root.PinErrorMsg = err.Error()
+		line.Root.PinErrorMsg = "not pinned: " + err.Error()
+		var unavailable *ipfs.UnavailableError
+		var missing *store.MissingError
+		if errors.As(err, &unavailable) || errors.As(err, &missing) {
+			line.Root.PinErrorMsg = "it is not whole in the CAR, nor with the rest in the node: " + err.Error()
+		}
 		return line
 	}
 	for _, p := range parts {
