@@ -29,13 +29,19 @@ func (noSwarm) ID() string               { return "" }
 func (noSwarm) Addrs() []string          { return nil }
 func (noSwarm) PeersConnected() []string { return nil }
 
-// serveOn runs the daemon's RPC on a listener until the test ends.
+// serveOn runs the RPC of a daemon that talks to nobody on a listener until the
+// test ends.
 func serveOn(t testing.TB, l net.Listener) {
 	t.Helper()
-	n, err := node.Open(context.Background(), node.Config{Dir: t.TempDir()}) // it talks to nobody
+	n, err := node.Open(context.Background(), node.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	srv := &http.Server{
 		Handler: serve.NewHandler(serve.Config{
 			Store: n, Pins: n.Local(), Repo: n.Local(), Parts: Parts, Swarm: noSwarm{},
@@ -49,10 +55,19 @@ func serveOn(t testing.TB, l net.Listener) {
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
 	})
+}
+
+// newSite returns a client of a daemon that talks to nobody.
+func newSite(t testing.TB) *kubo.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, l)
+	return connectTo(t, "/unix"+socket)
 }
 
 // connectTo returns a client of the daemon at a multiaddr.
@@ -69,13 +84,7 @@ func connectTo(t testing.TB, addr string) *kubo.Client {
 // TestThroughTheDaemon pushes, inspects and pulls over the daemon's own RPC on
 // its unix socket.
 func TestThroughTheDaemon(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serveOn(t, l)
-	d := connectTo(t, "/unix"+socket)
+	d := newSite(t)
 	path := twoPlatforms(t, "")
 	pushed := push(t, d, path)
 	if want := push(t, newDaemon(), path).CID; pushed.CID != want {
