@@ -158,6 +158,11 @@ func (h *handler) command(name string, run command) http.Handler {
 		case r.Context().Err() == context.Canceled:
 			panic(http.ErrAbortHandler) // nobody listens
 		case out.began:
+			// A short answer that was not sent yet would be sent whole, without a
+			// trailer.
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				h.Log.Debug("an RPC answer was not taken", "command", name, "err", err)
+			}
 			w.Header().Set(http.TrailerPrefix+streamError, err.Error())
 			h.Log.Warn("an RPC answer broke off", "command", name, "err", err)
 		default:
