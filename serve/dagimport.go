@@ -53,30 +53,27 @@ func (h *handler) dagImport(w http.ResponseWriter, r *http.Request) error {
 	if err := eachFile(r, func(file io.Reader) error { return im.file(r.Context(), file) }); err != nil {
 		return err
 	}
-	if err := h.Store.Sync(r.Context()); err != nil {
-		return err
-	}
-	var lines []any
-	if pin {
-		kept := make(map[string]bool) // multihashes
-		for _, root := range im.roots {
-			lines = append(lines, h.pinRoot(r.Context(), root, kept))
-			if err := r.Context().Err(); err != nil {
-				return err
+	// A disk can take its time to sync.
+	return h.lines(w, r, func() any { return nil }, func(ctx context.Context, emit func(any) error) error {
+		if silent {
+			emit = func(any) error { return nil }
+		}
+		if err := h.Store.Sync(ctx); err != nil {
+			return err
+		}
+		if pin {
+			kept := make(map[string]bool) // multihashes
+			for _, root := range im.roots {
+				if err := errors.Join(ctx.Err(), emit(h.pinRoot(ctx, root, kept))); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	if withStats {
-		lines = append(lines, map[string]any{"Stats": map[string]int64{"BlockCount": im.blocks, "BlockBytesCount": im.bytes}})
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Chunked-Output", "1")
-	for _, l := range lines {
-		if !silent {
-			h.encode(w, l)
+		if !withStats {
+			return nil
 		}
-	}
-	return nil
+		return emit(map[string]any{"Stats": map[string]int64{"BlockCount": im.blocks, "BlockBytesCount": im.bytes}})
+	})
 }
 
 // rootLine is what dag/import says of a root.

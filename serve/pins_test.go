@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -372,20 +373,20 @@ func TestDagExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp, text := d.post(t, "/api/v0/dag/export?arg="+p.root.String(), nil)
-	if resp.StatusCode != 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/vnd.ipld.car") {
+	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/vnd.ipld.car") {
 		t.Fatalf("%s %v", resp.Status, resp.Header)
 	}
 	other := start(t)
-	if resp, text := other.postForm(t, "/api/v0/dag/import", []byte(text)); resp.StatusCode != 200 || !strings.Contains(text, `"PinErrorMsg":""`) {
+	if resp, text := other.postForm(t, "/api/v0/dag/import", []byte(text)); resp.StatusCode != http.StatusOK || !strings.Contains(text, `"PinErrorMsg":""`) {
 		t.Errorf("imported again: %s %s", resp.Status, text)
 	}
 	if n := p.held(t, other); n != len(p.blocks) {
 		t.Errorf("%d of %d blocks came along", n, len(p.blocks))
 	}
-	if resp, text := d.post(t, "/api/v0/dag/export?arg="+blockstest.Random(t, 9, 10).Cid().String(), nil); resp.StatusCode != 500 {
+	if resp, text := d.post(t, "/api/v0/dag/export?arg="+blockstest.Random(t, 9, 10).Cid().String(), nil); resp.StatusCode != http.StatusInternalServerError {
 		t.Errorf("what is nowhere: %s %s", resp.Status, text)
 	}
-	if resp, _ := d.post(t, "/api/v0/dag/export", nil); resp.StatusCode != 400 {
+	if resp, _ := d.post(t, "/api/v0/dag/export", nil); resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("without arg: %s", resp.Status)
 	}
 }

@@ -469,7 +469,7 @@ func TestDagImport(t *testing.T) {
 		})
 	}
 	resp, text := d.postForm(t, "/api/v0/dag/import", carOf(t, []cid.Cid{c.Cid()}, a))
-	if resp.StatusCode != 200 || !strings.Contains(text, `"PinErrorMsg":"it is not whole in the CAR`) || !strings.Contains(text, c.Cid().String()) {
+	if resp.StatusCode != http.StatusOK || !strings.Contains(text, `"PinErrorMsg":"it is not whole in the CAR`) || !strings.Contains(text, c.Cid().String()) {
 		t.Errorf("a root that is nowhere: %s %s", resp.Status, text)
 	}
 	if ok, err := d.Has(t.Context(), c.Cid()); ok || err != nil {

@@ -73,11 +73,13 @@ func (u *usage) full() error {
 		return fmt.Errorf("%w: of its %s (ipfs.budget) %s are used, by what is pinned, or was pushed within the hour; unpin images, or raise the budget",
 			ErrFull, units.BytesSize(float64(u.budget)), held)
 	}
-	return fmt.Errorf("%w: it holds %s, and less than %d %% of the file system of %s is free (ipfs.keep_free_percent); free some, or unpin images",
-		ErrFull, held, u.keepFree, u.dir)
+	return fmt.Errorf("%w: it holds %s, and the file system of %s has no more room (%d %% of it is left free, ipfs.keep_free_percent); free some, or unpin images",
+		ErrFull, held, u.dir, u.keepFree)
 }
 
-// look computes the limit. Without an answer of the file system it is the budget.
+// look computes the limit: what is held and what is free beyond what is to be
+// left, but no more than the budget. Without an answer of the file system it is
+// the budget.
 func (u *usage) look() {
 	u.lookedAt = 0
 	u.limit = math.MaxInt64
@@ -85,7 +87,7 @@ func (u *usage) look() {
 		u.limit = u.budget
 	}
 	var st unix.Statfs_t
-	if u.keepFree <= 0 || unix.Statfs(u.dir, &st) != nil {
+	if u.budget == 0 && u.keepFree == 0 || unix.Statfs(u.dir, &st) != nil {
 		return
 	}
 	free := int64(st.Bavail) * st.Bsize
