@@ -58,6 +58,13 @@ type IPFS struct {
 	// SwarmKey is the file of a private network's key, in Kubo's format. With
 	// it every node that has the key may connect, and none that has not.
 	SwarmKey string `toml:"swarm_key"`
+	// Budget is how many bytes of blocks are kept; those that were not used for
+	// longest go first, and pinned ones never. 0: no limit.
+	Budget Size `toml:"budget"`
+	// KeepFreePercent is how much of the file system is left free: below it no
+	// block is added, and unpinned ones go. Keep it above the kubelet's
+	// thresholds (15 by default).
+	KeepFreePercent int `toml:"keep_free_percent"`
 	// FetchTimeout is after how long without a single byte of progress a read
 	// fails.
 	FetchTimeout Duration `toml:"fetch_timeout"`
@@ -87,9 +94,11 @@ func Default() Config {
 		Log:     Log{Level: "info", Format: "text"},
 		API:     API{Address: "/run/ipfs-stargz/api.sock"},
 		IPFS: IPFS{
-			Listen:       []string{"/ip4/0.0.0.0/tcp/4001"},
-			Peers:        []string{},
-			FetchTimeout: Duration(30 * time.Second),
+			Listen:          []string{"/ip4/0.0.0.0/tcp/4001"},
+			Peers:           []string{},
+			Budget:          Size(64 << 30),
+			KeepFreePercent: 20,
+			FetchTimeout:    Duration(30 * time.Second),
 		},
 		FS: FS{
 			SmallObject:    Size(4 << 20),
@@ -171,6 +180,12 @@ func (c *Config) Check() error {
 		if d.d <= 0 {
 			return fmt.Errorf("%s: %v is not more than nothing", d.key, time.Duration(d.d))
 		}
+	}
+	if c.IPFS.Budget < 0 {
+		return fmt.Errorf("ipfs.budget: %d is less than nothing", c.IPFS.Budget)
+	}
+	if p := c.IPFS.KeepFreePercent; p < 0 || p > 99 {
+		return fmt.Errorf("ipfs.keep_free_percent: %d is not between 0 and 99", p)
 	}
 	switch c.Log.Format {
 	case "text", "json":

@@ -55,6 +55,7 @@ func pushCommand() *cobra.Command {
 	var (
 		client clientFlags
 		opts   image.PushOptions
+		car    string
 	)
 	cmd := &cobra.Command{
 		Use:   "push IMAGE",
@@ -84,6 +85,9 @@ or just its path). The last line of standard output is the CID alone.`,
 			fmt.Fprintf(os.Stderr, "%d blobs, %s, in %v: %d layers converted, %d kept, %d not lazy\n",
 				result.Blobs, progress.Bytes(result.Bytes), result.Took.Round(time.Millisecond),
 				result.Converted, result.Kept, result.Plain)
+			if err := afterPush(cmd.Context(), daemon, result.CID, args[0], car); err != nil {
+				return err
+			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.CID)
 			return err
 		},
@@ -96,6 +100,7 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
 	f.StringVar((*string)(&opts.Profile), "profile", "",
 		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", ipfs.ProfileUnixFS2025))
+	f.StringVar(&car, "car", "", "write all that the image needs to this CAR `file` too, for pull --car")
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
 	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	return cmd
@@ -105,20 +110,30 @@ func pullCommand() *cobra.Command {
 	var (
 		client clientFlags
 		opts   image.PullOptions
+		car    string
 	)
 	cmd := &cobra.Command{
-		Use:   "pull ipfs://CID",
+		Use:   "pull {ipfs://CID | --car FILE}",
 		Short: "Make an image of IPFS an image of containerd, without waiting for its layers",
 		Example: `  ipfs-stargz pull ipfs://bafkrei...
-  ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3`,
-		Args: oneArgument("ipfs://CID"),
+  ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3
+  ipfs-stargz pull --car image.car`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if car != "" && len(args) == 0 {
+				return nil
+			}
+			return oneArgument("ipfs://CID")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {
 				return err
 			}
 			defer daemon.Close()
-			opts.Ref, opts.Daemon = args[0], daemon
+			opts.Daemon = daemon
+			if opts.Ref, err = pullRef(cmd.Context(), daemon, args, car); err != nil {
+				return err
+			}
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Pull(cmd.Context(), opts)
 			opts.Progress.Close()
@@ -135,6 +150,7 @@ func pullCommand() *cobra.Command {
 	client.add(cmd)
 	containerdFlags(cmd, &opts.Containerd)
 	f := cmd.Flags()
+	f.StringVar(&car, "car", "", "import the image from this CAR `file`, as push --car wrote it, and pin it")
 	f.StringVar(&opts.Name, "name", "", "the image's `name` in containerd (default: its CID)")
 	f.StringVar(&opts.Platform, "platform", "", "`platform` to pull of an image with several (default: this machine's)")
 	f.StringVar(&opts.Snapshotter, "snapshotter", image.DefaultSnapshotter, "our `name` in containerd's configuration")

@@ -27,6 +27,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 	"github.com/ipfs-stargz/ipfs-stargz/serve"
 	"github.com/ipfs-stargz/ipfs-stargz/snapshotter"
 )
@@ -114,6 +115,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		Peers:        cfg.IPFS.Peers,
 		SwarmKeyFile: cfg.IPFS.SwarmKey,
 		FetchTimeout: time.Duration(cfg.IPFS.FetchTimeout),
+		Store:        store.Options{Budget: int64(cfg.IPFS.Budget), KeepFree: cfg.IPFS.KeepFreePercent},
 		Log:          log,
 	})
 	if err != nil {
@@ -152,7 +154,10 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
-	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
+	api := serve.NewHandler(serve.Config{
+		Store: n, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts, Swarm: n, Version: version, Log: log,
+	})
+	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })

@@ -10,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 )
 
 // Config says where a node keeps its things and whom it talks to.
@@ -35,6 +37,8 @@ type Config struct {
 	// FetchTimeout is how long a Get waits for peers without any block
 	// arriving. The default is 30 s.
 	FetchTimeout time.Duration
+	// Store says how much the node may hold.
+	Store store.Options
 	// Log gets the node's log. The default discards it.
 	Log *slog.Logger
 }

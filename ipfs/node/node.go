@@ -80,7 +80,7 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if n.store, err = store.Open(s.Dir, s.Log); err != nil {
+	if n.store, err = store.Open(s.Dir, s.Store, s.Log); err != nil {
 		return n, err
 	}
 	if n.host, err = newHost(s, key); err != nil {
