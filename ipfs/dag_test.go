@@ -46,8 +46,8 @@ func linked(t testing.TB, data string, links ...blocks.Block) *merkledag.ProtoNo
 // are not got.
 func TestWalk(t *testing.T) {
 	m := blockstest.NewMemory()
-	data := blockstest.Random(t, 1, 50<<20).RawData() // 800 leaves of 64 KiB, 5 nodes above, a root
-	root, _, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), m.Put)
+	data := blockstest.Random(t, 1, 50<<20).RawData() // 200 leaves of 256 KiB, 2 nodes above, a root
+	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,8 @@ type Config struct {
 	Parts func(ctx context.Context, blocks ipfs.Blocks, root cid.Cid) ([]cid.Cid, error)
 
 	Swarm   Swarm
+	Peers   Peers        // nil: the commands about peers say only who is connected
+	Names   Names        // nil: there are no commands for names
 	Version string       // of the daemon
 	Commit  string       // that it was built from
 	Log     *slog.Logger // of failed requests; nil discards them
@@ -84,14 +86,16 @@ type Config struct {
 
 // NewHandler returns the handler of /api/v0/. The commands: version, id,
 // swarm/peers, block/get, block/stat, block/put, cat, dag/import, dag/export,
-// pin/add, pin/rm, pin/ls, repo/gc, repo/stat.
+// pin/add, pin/rm, pin/ls, repo/gc, repo/stat; with Peers swarm/bans and
+// swarm/forgive, which Kubo has not; with Names name/publish, name/resolve,
+// key/gen and key/list.
 func NewHandler(c Config) http.Handler {
 	h := &handler{Config: c}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
 	}
 	mux := http.NewServeMux()
-	for name, run := range map[string]command{
+	commands := map[string]command{
 		"version":     h.version,
 		"id":          h.id,
 		"swarm/peers": h.peers,
@@ -106,7 +110,10 @@ func NewHandler(c Config) http.Handler {
 		"pin/ls":      h.pinLs,
 		"repo/gc":     h.repoGC,
 		"repo/stat":   h.repoStat,
-	} {
+	}
+	h.addPeers(commands)
+	h.addNames(commands)
+	for name, run := range commands {
 		mux.Handle("/api/v0/"+name, h.command(name, run))
 	}
 	return mux

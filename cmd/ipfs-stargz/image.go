@@ -56,6 +56,7 @@ func pushCommand() *cobra.Command {
 		client clientFlags
 		opts   image.PushOptions
 		car    string
+		ipns   string
 	)
 	cmd := &cobra.Command{
 		Use:   "push IMAGE",
@@ -88,6 +89,11 @@ or just its path). The last line of standard output is the CID alone.`,
 			if err := afterPush(cmd.Context(), daemon, result.CID, args[0], car); err != nil {
 				return err
 			}
+			if ipns != "" {
+				if err := publishName(cmd.Context(), daemon, ipns, result.CID.String()); err != nil {
+					return err
+				}
+			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.CID)
 			return err
 		},
@@ -101,6 +107,7 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.StringVar((*string)(&opts.Profile), "profile", "",
 		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", ipfs.ProfileUnixFS2025))
 	f.StringVar(&car, "car", "", "write all that the image needs to this CAR `file` too, for pull --car")
+	f.StringVar(&ipns, "ipns", "", "have the IPNS name of this `key` stand for the image; the key is made the first time")
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
 	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	return cmd
@@ -113,16 +120,17 @@ func pullCommand() *cobra.Command {
 		car    string
 	)
 	cmd := &cobra.Command{
-		Use:   "pull {ipfs://CID | --car FILE}",
+		Use:   "pull {ipfs://CID | ipns://NAME | --car FILE}",
 		Short: "Make an image of IPFS an image of containerd, without waiting for its layers",
 		Example: `  ipfs-stargz pull ipfs://bafkrei...
+  ipfs-stargz pull ipns://k51...             # what push --ipns KEY published last
   ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3
   ipfs-stargz pull --car image.car`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if car != "" && len(args) == 0 {
 				return nil
 			}
-			return oneArgument("ipfs://CID")(cmd, args)
+			return oneArgument("ipfs://CID or ipns://NAME")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
@@ -132,6 +140,9 @@ func pullCommand() *cobra.Command {
 			defer daemon.Close()
 			opts.Daemon = daemon
 			if opts.Ref, err = pullRef(cmd.Context(), daemon, args, car); err != nil {
+				return err
+			}
+			if opts.Ref, err = resolveName(cmd.Context(), daemon, opts.Ref); err != nil {
 				return err
 			}
 			opts.Progress = progress.New(os.Stderr)

@@ -111,9 +111,15 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	n, err := node.Open(ctx, node.Config{
 		Dir:          filepath.Join(cfg.Root, "ipfs"),
+		Mode:         node.Mode(cfg.IPFS.Mode),
 		Listen:       cfg.IPFS.Listen,
+		Announce:     cfg.IPFS.Announce,
 		Peers:        cfg.IPFS.Peers,
 		SwarmKeyFile: cfg.IPFS.SwarmKey,
+		NoDHT:        !cfg.IPFS.DHT,
+		MDNS:         cfg.IPFS.MDNS,
+		Bootstrap:    cfg.IPFS.Bootstrap,
+		Routers:      cfg.IPFS.Routers,
 		FetchTimeout: time.Duration(cfg.IPFS.FetchTimeout),
 		Store:        store.Options{Budget: int64(cfg.IPFS.Budget), KeepFree: cfg.IPFS.KeepFreePercent},
 		Log:          log,
@@ -122,7 +128,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer closing("IPFS node", n.Close)
-	if len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
+	if cfg.IPFS.Mode == string(node.Private) && len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
@@ -155,7 +161,8 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
 	api := serve.NewHandler(serve.Config{
-		Store: n, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts, Swarm: n, Version: version, Log: log,
+		Store: n, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
+		Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log,
 	})
 	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}
 

@@ -157,6 +157,9 @@ func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
 		case progress <- struct{}{}:
 		default:
 		}
+		if w.Root.Defined() {
+			n.announce(w.Root) // the first part is enough
+		}
 		n.blocksFetched.Add(1)
 		n.bytesFetched.Add(int64(len(data)))
 		watch.Leave() // time that the reader takes is no stall
@@ -167,7 +170,7 @@ func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
 
 	bctx, cancel := context.WithCancel(watched)
 	var others sync.WaitGroup
-	others.Go(func() { n.elsewhere(bctx, lost, progress, rest) })
+	others.Go(func() { n.elsewhere(bctx, w.Root, lost, progress, rest) })
 	err := n.direct.Fetch(watched, w, give, func(c cid.Cid) { lost <- c })
 	cancel()
 	others.Wait()
@@ -185,8 +188,9 @@ func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
 }
 
 // elsewhere asks bitswap for blocks that are lost, and for all the rest when
-// there is no progress, until ctx ends.
-func (n *Node) elsewhere(ctx context.Context, lost <-chan cid.Cid, progress <-chan struct{}, rest func() []cid.Cid) {
+// there is no progress, until ctx ends. Holders of root, if it is known, are
+// looked for then, too.
+func (n *Node) elsewhere(ctx context.Context, root cid.Cid, lost <-chan cid.Cid, progress <-chan struct{}, rest func() []cid.Cid) {
 	var rounds sync.WaitGroup
 	defer rounds.Wait()
 	asked := make(map[cid.Cid]bool)
@@ -197,6 +201,9 @@ func (n *Node) elsewhere(ctx context.Context, lost <-chan cid.Cid, progress <-ch
 		}
 		if len(cids) > 0 {
 			rounds.Go(func() { n.swap(ctx, cids) })
+		}
+		if root.Defined() {
+			rounds.Go(func() { n.find(ctx, root) })
 		}
 	}
 	patience := time.NewTimer(bitswapPatience)

@@ -6,7 +6,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
@@ -80,11 +79,6 @@ func (l local) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 		}
 	}
 	return nil
-}
-
-// ban forgets a peer that lies.
-func (n *Node) ban(p peer.ID, reason string) {
-	n.s.Log.Error("a peer is banned", "peer", p.String(), "reason", reason)
 }
 
 // Local returns the node's own blocks, where they are pinned, counted and

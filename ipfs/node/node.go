@@ -3,9 +3,10 @@
 // (ipfs/direct) from nodes like this one, and by bitswap from the rest of the
 // IPFS world. It implements [ipfs.Blocks].
 //
-// A node is private and fails closed. It talks to the configured peers, or to
-// whoever has the swarm key, and to no one else: there is no DHT, no bootstrap
-// list, no relay, no mDNS and no gateway in it. It serves what it holds.
+// A node is private unless it is told otherwise, and fails closed. It talks to
+// the configured peers, or to whoever has the swarm key, and to no one else:
+// there is no public DHT, no bootstrap list, no relay and no gateway in it. It
+// serves what it holds.
 package node
 
 import (
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/boxo/bitswap"
 	blocks "github.com/ipfs/go-block-format"
@@ -29,6 +31,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
 // Node is a running node. It is safe for concurrent use. Use [Open].
@@ -37,9 +40,13 @@ type Node struct {
 	lock    *os.File
 	store   *store.Store
 	host    host.Host
-	peering *peering
+	peering *peering // found.peering
+	found   found
 	direct  *direct.Exchange
 	bitswap *bitswap.Bitswap
+	holders holders
+	opened  chan struct{} // closed when the node is complete
+	tasks   sync.WaitGroup
 
 	ctx      context.Context // of the bitswap sessions
 	cancel   context.CancelFunc
@@ -65,7 +72,8 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
-	n = &Node{s: s}
+	n = &Node{s: s, opened: make(chan struct{})}
+	n.holders = holders{told: make(map[string]cid.Cid), tried: make(map[cid.Cid]time.Time)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -80,10 +88,12 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
+	s.Store.OnRemove = n.removed
+	s.Store.OnPin = func(p pins.Pin) { n.tasks.Go(func() { n.pinned(p) }) }
 	if n.store, err = store.Open(s.Dir, s.Store, s.Log); err != nil {
 		return n, err
 	}
-	if n.host, err = newHost(s, key); err != nil {
+	if err = n.openHost(key); err != nil {
 		return n, err
 	}
 	n.bitswap = newBitswap(n)
@@ -92,12 +102,16 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 		return cancel, n.bitswap.NewSession(ctx)
 	}
 	n.direct, err = direct.New(direct.Config{
-		Host: n.host, Store: local{n.store, n.Tables()}, Keep: n.kept, Ban: n.ban, Log: s.Log,
+		Host: n.host, Store: local{n.store, n.Tables()}, Keep: n.kept, Ban: n.Ban, Log: s.Log,
 	})
 	if err != nil {
 		return n, err
 	}
-	n.peering = startPeering(n.host, s.peers, s.Log)
+	if err = n.startDiscovery(key); err != nil {
+		return n, err
+	}
+	close(n.opened)
+	n.tasks.Go(n.announceAll)
 	return n, nil
 }
 
@@ -119,10 +133,8 @@ func lockDir(dir string) (*os.File, error) {
 func (n *Node) Close() error {
 	n.close.Do(func() {
 		n.cancel()
-		if n.peering != nil {
-			n.peering.stop()
-		}
-		var errs []error
+		n.tasks.Wait()
+		errs := []error{n.stopDiscovery()}
 		if n.direct != nil {
 			errs = append(errs, n.direct.Close())
 		}
@@ -176,7 +188,7 @@ func fullAddrs(id peer.ID, addrs []ma.Multiaddr) []string {
 func (n *Node) Tables() string { return filepath.Join(n.s.Dir, "leaves") }
 
 // isolated tells whether nobody can ever connect.
-func (n *Node) isolated() bool { return len(n.s.peers) == 0 && n.s.key == nil }
+func (n *Node) isolated() bool { return n.s.isolated() }
 
 // Has tells whether the node holds the block of c itself, as far as can be seen
 // without reading it.

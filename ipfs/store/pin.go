@@ -57,6 +57,9 @@ func (s *Store) Pin(ctx context.Context, p pins.Pin) (pins.Pin, error) {
 	if err := s.pins.Write(p, keys); err != nil {
 		return p, fmt.Errorf("store: pin: %w", err)
 	}
+	if s.opts.OnPin != nil {
+		s.opts.OnPin(p)
+	}
 	return p, nil
 }
 

@@ -41,6 +41,8 @@ type Options struct {
 	// CIDs of codec raw a call, one call at a time. What it takes an eviction
 	// waits for, and nobody else.
 	OnRemove func(cids []cid.Cid)
+	// OnPin, if not nil, is told of each pin that is made. It must be quick.
+	OnPin func(p pins.Pin)
 	// Now is the clock of recency; default [time.Now].
 	Now func() time.Time
 }
