@@ -38,7 +38,6 @@ const (
 	demandGets     = 128     // requests of all Gets that somebody waits for
 	bulkGets       = 32      // requests of all the others; none of the first waits for them
 	maxReply       = 1 << 20 // bytes of an answer that is not content
-	maxDrained     = 64 << 10
 )
 
 // Client speaks to one daemon. It is safe for concurrent use. Use [New] or
@@ -195,13 +194,9 @@ func (c *Client) call(ctx context.Context, cmd string, args url.Values, body io.
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	defer drain(resp)
+	defer fetch.Drain(resp)
 	return nil, c.failed(ctx, cmd, replyError(resp))
 }
-
-// drain reads what is left of an answer, for the connection's sake, if it is
-// little.
-func drain(resp *http.Response) { _, _ = io.CopyN(io.Discard, resp.Body, maxDrained) }
 
 func isDial(err error) bool {
 	var unreachable *net.OpError
@@ -263,7 +258,7 @@ func (c *Client) reply(ctx context.Context, cmd string, v any) error {
 		return err
 	}
 	defer resp.Body.Close()
-	defer drain(resp)
+	defer fetch.Drain(resp)
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxReply)).Decode(v); err != nil {
 		return c.failed(ctx, cmd, err)
 	}

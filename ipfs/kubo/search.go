@@ -14,6 +14,8 @@ import (
 	"github.com/ipfs/go-cid"
 	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/fetch"
 )
 
 // Kubo looks for providers of each block that nobody connected has, but nodes
@@ -118,7 +120,7 @@ func (c *Client) search(ctx context.Context, root cid.Cid) {
 func (c *Client) connect(ctx context.Context, addrs []string) {
 	resp, err := c.call(ctx, "swarm/connect", url.Values{"arg": addrs}, nil, "")
 	if err == nil {
-		drain(resp)
+		fetch.Drain(resp)
 		resp.Body.Close()
 	}
 }

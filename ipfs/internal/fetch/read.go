@@ -3,6 +3,7 @@ package fetch
 import (
 	"bytes"
 	"io"
+	"net/http"
 	"strconv"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
@@ -20,4 +21,15 @@ func ReadBlock(body io.Reader, length string) ([]byte, error) {
 	buf := bytes.NewBuffer(make([]byte, 0, n+bytes.MinRead))
 	_, err = buf.ReadFrom(io.LimitReader(body, ipfs.MaxBlockSize+1))
 	return buf.Bytes(), err
+}
+
+// maxDrained is what it may cost to use a connection again, in bytes.
+const maxDrained = 64 << 10
+
+// Drain reads what is left of an answer, so that its connection is used again,
+// if that is little.
+func Drain(resp *http.Response) {
+	if resp.ContentLength <= maxDrained {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxDrained)
+	}
 }
