@@ -48,8 +48,11 @@ type API struct {
 	Address string `toml:"address"`
 }
 
-// IPFS is the embedded node.
+// IPFS is the embedded node, and the other sources of blocks.
 type IPFS struct {
+	// Mode is who may learn which images are read here: [ModePrivate] or
+	// [ModePublic].
+	Mode string `toml:"mode"`
 	// Listen holds the multiaddrs to listen on; none: the node only dials.
 	Listen []string `toml:"listen"`
 	// Peers holds the multiaddrs, each with /p2p/ID, of nodes to stay
@@ -61,6 +64,15 @@ type IPFS struct {
 	// FetchTimeout is after how long without a single byte of progress a read
 	// fails.
 	FetchTimeout Duration `toml:"fetch_timeout"`
+	// Sources are asked for blocks in this order: [SourceNode], [SourceKubo],
+	// [SourceGateway].
+	Sources []string `toml:"sources"`
+	// Patience is how long a read waits without progress for one source before
+	// the next is asked too.
+	Patience Duration `toml:"patience"`
+
+	Kubo    Kubo    `toml:"kubo"`
+	Gateway Gateway `toml:"gateway"`
 }
 
 // FS is how files are made available.
@@ -87,9 +99,13 @@ func Default() Config {
 		Log:     Log{Level: "info", Format: "text"},
 		API:     API{Address: "/run/ipfs-stargz/api.sock"},
 		IPFS: IPFS{
+			Mode:         ModePrivate,
 			Listen:       []string{"/ip4/0.0.0.0/tcp/4001"},
 			Peers:        []string{},
 			FetchTimeout: Duration(30 * time.Second),
+			Sources:      []string{SourceNode},
+			Patience:     Duration(700 * time.Millisecond),
+			Gateway:      Gateway{URLs: []string{}},
 		},
 		FS: FS{
 			SmallObject:    Size(4 << 20),
@@ -171,6 +187,9 @@ func (c *Config) Check() error {
 		if d.d <= 0 {
 			return fmt.Errorf("%s: %v is not more than nothing", d.key, time.Duration(d.d))
 		}
+	}
+	if err := c.IPFS.checkSources(); err != nil {
+		return err
 	}
 	switch c.Log.Format {
 	case "text", "json":

@@ -124,10 +124,16 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
+	from, err := openSources(cfg.IPFS, n, log)
+	if err != nil {
+		return err
+	}
+	defer closing("sources", from.Close)
+
 	tables := filepath.Join(cfg.Root, "leaves")
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
-		Open:           opener(n, tables),
+		Open:           opener(from, tables),
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
 		Log:            log,
@@ -140,7 +146,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	sn, err := snapshotter.New(snapshotter.Config{
 		Root:           cfg.Root,
 		Lazy:           files,
-		Finder:         image.NewFinder(n),
+		Finder:         image.NewFinder(from),
 		DataDirs:       files.DataDirs(),
 		ResolveTimeout: time.Duration(cfg.Snapshotter.ResolveTimeout),
 		Log:            log,
@@ -152,7 +158,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
-	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
+	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: reading{n, from}, Swarm: n, Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })
