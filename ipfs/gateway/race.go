@@ -148,7 +148,7 @@ func (r *race) ask(ctx context.Context, s *server) answer {
 		err = &refusal{why: "it sent wrong bytes", lied: true}
 	}
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
-		err = &refusal{why: fmt.Sprintf("no whole answer within %v", r.timeout/2), fault: true}
+		err = &refusal{why: fmt.Sprintf("no whole answer within %v", r.timeout/2), again: true, fault: true}
 	}
 	r.count(ctx, s, began, err)
 	return answer{from: s, data: data, err: err}

@@ -179,7 +179,7 @@ func (e *Error) Error() string {
 func (c *Client) call(ctx context.Context, cmd string, args url.Values, body io.Reader, contentType string) (*http.Response, error) {
 	e, err := c.endpoint(nil)
 	if err != nil {
-		return nil, fmt.Errorf("kubo: %s: %w: %w", cmd, fetch.ErrDown, err)
+		return nil, fetch.Down(fmt.Errorf("kubo: %s: %w", cmd, err))
 	}
 	resp, err := e.post(ctx, cmd, args, body, contentType)
 	if isDial(err) && body == nil {
@@ -195,7 +195,12 @@ func (c *Client) call(ctx context.Context, cmd string, args url.Values, body io.
 	}
 	defer resp.Body.Close()
 	defer fetch.Drain(resp)
-	return nil, c.failed(ctx, cmd, replyError(resp))
+	err = c.failed(ctx, cmd, replyError(resp))
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
+		err = fetch.Down(err) // it answers so whatever it is asked for
+	}
+	return nil, err
 }
 
 func isDial(err error) bool {
@@ -243,7 +248,7 @@ func (c *Client) failed(ctx context.Context, cmd string, err error) error {
 		if c.external {
 			is = "is the Kubo daemon running?"
 		}
-		return fmt.Errorf("kubo: %s: cannot reach the daemon at %s: %w: %w; %s", cmd, c.Addr(), fetch.ErrDown, unreachable.Err, is)
+		return fetch.Down(fmt.Errorf("kubo: %s: cannot reach the daemon at %s: %w; %s", cmd, c.Addr(), unreachable.Err, is))
 	}
 	return fmt.Errorf("kubo: %s at %s: %w", cmd, c.Addr(), err)
 }

@@ -17,9 +17,17 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/stall"
 )
 
-// ErrDown is wrapped by an error of [Source.Block] that says that the source
-// will give no other block either: nobody answers there. It ends the Get.
+// ErrDown is what an error of [Source.Block] is ([errors.Is]) if the source will
+// give no other block either. It ends the Get.
 var ErrDown = errors.New("source is down")
+
+// Down makes err an [ErrDown] without a change to its text.
+func Down(err error) error { return down{err} }
+
+type down struct{ error }
+
+func (d down) Unwrap() error      { return d.error }
+func (down) Is(target error) bool { return target == ErrDown }
 
 // Source is what a Get asks. It is made for each Get.
 type Source struct {
