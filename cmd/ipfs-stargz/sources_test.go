@@ -26,7 +26,7 @@ func TestOpenSources(t *testing.T) {
 	server := func(prefix string, b blocks.Block) string {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if !strings.HasPrefix(r.URL.Path, prefix) || !strings.Contains(r.URL.String(), b.Cid().String()) {
-				http.Error(w, "not here", http.StatusNotFound)
+				http.Error(w, "not here", http.StatusInternalServerError) // as Kubo does
 				return
 			}
 			_, _ = w.Write(b.RawData()) // the client may have gone

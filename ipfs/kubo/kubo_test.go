@@ -74,7 +74,7 @@ func fixture(t *testing.T) blockstest.Fixture {
 			return
 		}
 		_, _ = w.Write(data) // the client may have gone
-	}, WithTimeout(time.Second))
+	}, WithTimeout(5*time.Second))
 	plant := func(_ testing.TB, c cid.Cid, data []byte) { held[c.String()] = data }
 	return blockstest.Fixture{
 		Blocks: c,
