@@ -130,7 +130,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	}
 	defer closing("sources", from.Close)
 
-	tables := filepath.Join(cfg.Root, "leaves")
+	tables := n.Tables()
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
 		Open:           opener(from, tables),

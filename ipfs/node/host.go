@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
 )
 
 // What one rack needs: all its nodes may sit behind one address, and a pod
@@ -33,6 +35,7 @@ const (
 func newHost(s settings, key crypto.PrivKey) (host.Host, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
+	direct.SetLimits(&limits)
 	resources, err := rcmgr.NewResourceManager(
 		rcmgr.NewFixedLimiter(limits.AutoScale()),
 		rcmgr.WithMetricsDisabled(),

@@ -2,25 +2,25 @@ package node
 
 import (
 	"context"
-	"fmt"
 
 	blocks "github.com/ipfs/go-block-format"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
-// Keep stores a block that another source gave, soon, and serves it from then
-// on, as if a peer had given it. It is verified first.
+// Keep takes in a block that came from elsewhere than a peer, as if one had
+// given it: it is stored soon, and served from then on. It is verified first.
 func (n *Node) Keep(ctx context.Context, b blocks.Block) error {
-	if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if n.ctx.Err() != nil {
 		return errClosed
 	}
-	n.store.PutLater(b)
-	if err := n.bitswap.NotifyNewBlocks(ctx, b); err != nil {
-		return fmt.Errorf("node: peers that wait for block %s were not told of it: %w", b.Cid(), err)
+	if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
+		return err
 	}
+	n.direct.Arrived(b)
+	n.kept(b)
 	return nil
 }
