@@ -71,7 +71,7 @@ type reasons []reason
 func (r reasons) Error() string {
 	texts := make([]string, len(r))
 	for i, x := range r {
-		texts[i] = x.name + ": " + x.text()
+		texts[i] = x.name + ": " + strings.TrimPrefix(x.text(), x.name+": ")
 	}
 	return strings.Join(texts, "; ")
 }
