@@ -48,10 +48,11 @@ type API struct {
 	Address string `toml:"address"`
 }
 
-// IPFS is the embedded node.
+// IPFS is the embedded node, and the other sources of blocks.
 type IPFS struct {
-	// Mode is private (only the peers listed, or those with the swarm key, and
-	// no service of the public network) or public (a node of the IPFS network).
+	// Mode is who may learn which images are read here: [ModePrivate] (only the
+	// peers listed, or those with the swarm key, and no service of the public
+	// network) or [ModePublic] (this is a node of the IPFS network).
 	Mode string `toml:"mode"`
 	// Listen holds the multiaddrs to listen on; none: the node only dials.
 	Listen []string `toml:"listen"`
@@ -86,6 +87,15 @@ type IPFS struct {
 	// FetchTimeout is after how long without a single byte of progress a read
 	// fails.
 	FetchTimeout Duration `toml:"fetch_timeout"`
+	// Sources are asked for blocks in this order: [SourceNode], [SourceKubo],
+	// [SourceGateway].
+	Sources []string `toml:"sources"`
+	// Patience is how long a read waits without progress for one source before
+	// the next is asked too.
+	Patience Duration `toml:"patience"`
+
+	Kubo    Kubo    `toml:"kubo"`
+	Gateway Gateway `toml:"gateway"`
 }
 
 // FS is how files are made available.
@@ -112,7 +122,7 @@ func Default() Config {
 		Log:     Log{Level: "info", Format: "text"},
 		API:     API{Address: "/run/ipfs-stargz/api.sock"},
 		IPFS: IPFS{
-			Mode:            "private",
+			Mode:            ModePrivate,
 			Listen:          []string{"/ip4/0.0.0.0/tcp/4001"},
 			Announce:        []string{},
 			Peers:           []string{},
@@ -122,6 +132,9 @@ func Default() Config {
 			Bootstrap:       []string{},
 			Routers:         []string{},
 			FetchTimeout:    Duration(30 * time.Second),
+			Sources:         []string{SourceNode},
+			Patience:        Duration(700 * time.Millisecond),
+			Gateway:         Gateway{URLs: []string{}},
 		},
 		FS: FS{
 			SmallObject:    Size(4 << 20),
@@ -210,10 +223,8 @@ func (c *Config) Check() error {
 	if p := c.IPFS.KeepFreePercent; p < 0 || p > 99 {
 		return fmt.Errorf("ipfs.keep_free_percent: %d is not between 0 and 99", p)
 	}
-	switch c.IPFS.Mode {
-	case "private", "public":
-	default:
-		return fmt.Errorf("ipfs.mode: %q is neither private nor public", c.IPFS.Mode)
+	if err := c.IPFS.checkSources(); err != nil {
+		return err
 	}
 	switch c.Log.Format {
 	case "text", "json":

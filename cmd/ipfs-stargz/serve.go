@@ -132,10 +132,16 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
+	from, err := openSources(cfg.IPFS, n, log)
+	if err != nil {
+		return err
+	}
+	defer closing("sources", from.Close)
+
 	tables := n.Tables()
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
-		Open:           opener(n, tables),
+		Open:           opener(from, tables),
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
 		Log:            log,
@@ -148,7 +154,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	sn, err := snapshotter.New(snapshotter.Config{
 		Root:           cfg.Root,
 		Lazy:           files,
-		Finder:         image.NewFinder(n),
+		Finder:         image.NewFinder(from),
 		DataDirs:       files.DataDirs(),
 		ResolveTimeout: time.Duration(cfg.Snapshotter.ResolveTimeout),
 		Log:            log,
@@ -161,7 +167,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
 	api := serve.NewHandler(serve.Config{
-		Store: n, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
+		Store: reading{n, from}, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
 		Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log,
 	})
 	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}

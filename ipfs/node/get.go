@@ -46,8 +46,15 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	g, gctx := errgroup.WithContext(ctx)
 	out := &output{ctx: gctx, fn: fn}
 	var damaged []cid.Cid
+	var gone *ipfs.UnavailableError // what is here is handed over all the same
 	if len(away) > 0 {
-		g.Go(func() error { return n.fetch(gctx, ipfs.Want{CIDs: away, Root: w.Root, Bulk: w.Bulk}, out) })
+		g.Go(func() error {
+			err := n.fetch(gctx, ipfs.Want{CIDs: away, Root: w.Root, Bulk: w.Bulk}, out)
+			if errors.As(err, &gone) {
+				return nil
+			}
+			return err
+		})
 	}
 	if len(here) > 0 {
 		g.Go(func() (err error) {
@@ -60,8 +67,11 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 		out.ctx = ctx
 		err = n.fetch(ctx, ipfs.Want{CIDs: damaged, Root: w.Root, Bulk: w.Bulk}, out)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err == nil && gone != nil:
+		return gone
 	}
 	return err
 }
