@@ -136,7 +136,7 @@ func (b *bench) rawTCP(ctx context.Context, relayed bool) (float64, error) {
 			sent <- err
 			return
 		}
-		_, err = io.Copy(c, agent.Content{Size: b.sizes.link}.Reader())
+		_, err = io.Copy(c, agent.Content{Size: b.sizes.link, Leaf: layerLeaf}.Reader())
 		sent <- errors.Join(err, c.Close())
 	}()
 	to := linkSeeder

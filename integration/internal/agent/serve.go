@@ -18,7 +18,7 @@ import (
 func Serve(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &server{out: json.NewEncoder(out)}
+	s := &server{out: json.NewEncoder(out), known: make(known)}
 	defer func() { err = errors.Join(err, s.close()) }()
 
 	// Read ahead, so that a request under way ends with the input too.
@@ -67,6 +67,7 @@ type server struct {
 	mu    sync.Mutex // of out
 	out   *json.Encoder
 	peers []*ipfsPeer
+	known known
 }
 
 func (s *server) write(r reply) error {
@@ -153,7 +154,7 @@ func (s *server) seed(ctx context.Context, a Seed) (Seeded, error) {
 	if err != nil {
 		return Seeded{}, err
 	}
-	root, err := a.Content.build(ctx, a.keeps, p.put)
+	root, err := a.Content.build(ctx, s.known, a.keeps, p.put)
 	if err != nil {
 		return Seeded{}, err
 	}
