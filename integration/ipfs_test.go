@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
@@ -80,6 +81,16 @@ func addFile(t *testing.T, n *testbed.Node, data []byte) cid.Cid {
 		root, _, err = ipfs.ImportLayer(t.Context(), bytes.NewReader(data), put)
 		return err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// fileCID is the root that addFile would give, of a file that nobody has.
+func fileCID(t *testing.T, data []byte) cid.Cid {
+	t.Helper()
+	root, _, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), func(context.Context, blocks.Block) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
