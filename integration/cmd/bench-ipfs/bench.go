@@ -42,6 +42,7 @@ type sizes struct {
 	manyPeers int
 
 	swarmNodes int
+	swarmBits  int64 // bits a second, of each node's link
 	layer      int64 // bytes that they fetch
 }
 
@@ -49,12 +50,12 @@ var (
 	full = sizes{
 		singles: 200, bulk: 96 * mib, rounds: 3, link: 50e6, ranges: 10,
 		manyLeaf: 16 * kib, manyCount: 10_000, manyPeers: 50,
-		swarmNodes: 8, layer: 200e6,
+		swarmNodes: 8, swarmBits: 200e6, layer: 200e6,
 	}
 	small = sizes{
 		singles: 10, bulk: 4 * mib, rounds: 1, link: 4e6, ranges: 2,
 		manyLeaf: 4 * kib, manyCount: 500, manyPeers: 10,
-		swarmNodes: 3, layer: 12e6,
+		swarmNodes: 3, swarmBits: 50e6, layer: 12e6,
 	}
 )
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,15 +15,13 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/benchout"
 )
 
-const swarmBits = 200e6 // bits a second, of each node's link
-
 // The seeder is the first node of the bed.
 const swarmSeeder = 0
 
 // swarm has many nodes fetch one layer at the same moment, from a seeder and
 // from each other; then again with the seeder gone before they have it all.
 func swarm(ctx context.Context, b *bench) error {
-	if err := b.Net.SetRate(swarmBits); err != nil {
+	if err := b.Net.SetRate(b.sizes.swarmBits); err != nil {
 		return err
 	}
 	alone, err := b.together(ctx, 1, nil)
@@ -76,7 +75,7 @@ func (b *bench) without(ctx context.Context, name string, gone seederGone) error
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if r.gone == nil {
-		return fmt.Errorf("%s: the nodes were done before the seeder could be taken away", name)
+		return fmt.Errorf("%s: the seeder was not taken away", name)
 	}
 	end := r.end
 	fewest := end.leaves
@@ -89,6 +88,9 @@ func (b *bench) without(ctx context.Context, name string, gone seederGone) error
 	}
 	b.out.Logf("%s: the seeder went when the nodes held %d leaves, %d different ones of %d; %d different ones came to exist outside of it; %d of %d nodes have the whole layer, the last one after %.1f s",
 		name, r.gone.held, r.gone.distinct, end.leaves, end.distinct, whole, len(end.nodes), r.last.Seconds())
+	if r.lack != "" {
+		b.out.Logf("%s: a node says: %s", name, r.lack)
+	}
 	return b.out.Add(benchout.Figure{
 		Name: name, Value: float64(fewest), Unit: "leaves",
 		Reference: "all that exist", ReferenceValue: float64(end.distinct), Bar: benchout.AtLeast(1),
@@ -119,6 +121,7 @@ type result struct {
 	last time.Duration // until the last node was done
 	sent int64         // by the seeder's link, from the beginning to the end
 	gone *progress     // when the seeder went; nil: it did not
+	lack string        // why a node has not all, in its own words
 	end  progress
 }
 
@@ -202,6 +205,7 @@ type swarming struct {
 	mu    sync.Mutex
 	nodes []agent.Bits
 	went  *progress
+	lack  string
 }
 
 func (s *swarming) run(ctx context.Context) (r result, err error) {
@@ -219,15 +223,17 @@ func (s *swarming) run(ctx context.Context) (r result, err error) {
 			if got.Missing > 0 && s.gone == nil {
 				return fmt.Errorf("node %d: %d blocks are missing: %s", i, got.Missing, got.Unavailable)
 			}
+			took := time.Since(begin)
+			s.saw(i, got.Leaves)
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.nodes[i] = got.Leaves
-			last = max(last, time.Since(begin))
+			last = max(last, took)
+			s.lack = cmp.Or(s.lack, got.Unavailable)
 			return nil
 		})
 	}
 	err = g.Wait()
-	return result{last: last, gone: s.went, end: newProgress(s.content.Leaves(), s.nodes)}, err
+	return result{last: last, gone: s.went, lack: s.lack, end: newProgress(s.content.Leaves(), s.nodes)}, err
 }
 
 // saw notes what a node holds, and takes the seeder away once it is time.

@@ -228,3 +228,13 @@ func Build(ctx context.Context, race bool) (string, error) {
 	path := filepath.Join(root, "out", "bin", name)
 	return path, run(ctx, root, "go", append(args, "-o", path, "./cmd/ipfs-stargz")...)
 }
+
+// BuildTool builds a command of the folder integration/cmd in the same way.
+func BuildTool(ctx context.Context, name string) (string, error) {
+	root, err := ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, "out", "bin", name)
+	return path, run(ctx, root, "go", "build", "-o", path, "./integration/cmd/"+name)
+}
