@@ -15,8 +15,10 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/benchout"
 )
 
-// The seeder is the first node of the bed.
-const swarmSeeder = 0
+const (
+	swarmSeeder = 0  // the first node of the bed
+	maxTries    = 10 // of a node
+)
 
 // swarm has many nodes fetch one layer at the same moment, from a seeder and
 // from each other; then again with the seeder gone before they have it all.
@@ -34,6 +36,9 @@ func swarm(ctx context.Context, b *bench) error {
 		return err
 	}
 	name := fmt.Sprintf("swarm-%d", nodes)
+	if all.lack != "" {
+		b.out.Logf("%s: a node gave up and tried again: %s", name, all.lack)
+	}
 	layer := float64(b.sizes.layer) / megabyte
 	err = errors.Join(
 		b.out.Add(benchout.Figure{
@@ -214,14 +219,9 @@ func (s *swarming) run(ctx context.Context) (r result, err error) {
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range s.nodes {
 		g.Go(func() error {
-			got, err := s.members.agents[i+1].Fetch(gctx, agent.Fetch{
-				Peer: s.members.peers[i+1], Root: s.root, Size: s.content.Size, Mode: agent.Bulk, N: -1, Progress: s.gone != nil,
-			}, func(p agent.Progress) { s.saw(i, p.Leaves) })
+			got, err := s.fetch(gctx, i)
 			if err != nil {
 				return fmt.Errorf("node %d: %w", i, err)
-			}
-			if got.Missing > 0 && s.gone == nil {
-				return fmt.Errorf("node %d: %d blocks are missing: %s", i, got.Missing, got.Unavailable)
 			}
 			took := time.Since(begin)
 			s.saw(i, got.Leaves)
@@ -234,6 +234,23 @@ func (s *swarming) run(ctx context.Context) (r result, err error) {
 	}
 	err = g.Wait()
 	return result{last: last, gone: s.went, lack: s.lack, end: newProgress(s.content.Leaves(), s.nodes)}, err
+}
+
+// fetch has a node fetch the layer. One that gives up although the seeder is
+// there tries again, as whoever reads would.
+func (s *swarming) fetch(ctx context.Context, node int) (got agent.Fetched, err error) {
+	for range maxTries {
+		got, err = s.members.agents[node+1].Fetch(ctx, agent.Fetch{
+			Peer: s.members.peers[node+1], Root: s.root, Size: s.content.Size, Mode: agent.Bulk, N: -1, Progress: s.gone != nil,
+		}, func(p agent.Progress) { s.saw(node, p.Leaves) })
+		if err != nil || got.Missing == 0 || s.gone != nil {
+			return got, err
+		}
+		s.mu.Lock()
+		s.lack = cmp.Or(s.lack, got.Unavailable)
+		s.mu.Unlock()
+	}
+	return got, fmt.Errorf("%d blocks are missing: %s", got.Missing, got.Unavailable)
 }
 
 // saw notes what a node holds, and takes the seeder away once it is time.
