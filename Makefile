@@ -53,7 +53,7 @@ test-unit: root debian-packages ## the tests beside the code (root)
 # is in the daemon that they run; in the binary itself it would only make the
 # packing of test images ten times slower.
 .PHONY: test-integration
-test-integration: root debian-packages $(CONTAINERD)/containerd ## real containerd, runc, kernel and network namespaces (root)
+test-integration: root debian-packages $(CONTAINERD)/containerd helia ## real containerd, runc, kernel and network namespaces (root)
 	$(GO) test -count=1 -timeout 25m $(TESTFLAGS) ./integration/...
 
 .PHONY: lint
@@ -89,8 +89,14 @@ lint-vulnerabilities: $(GOVULNCHECK)
 # The Go benchmarks, for people: standard output stays free for the figures
 # that scripts read, one JSON object a line.
 .PHONY: bench
-bench: root debian-packages $(CONTAINERD)/containerd ## the benchmarks (root)
+bench: bench-ipfs debian-packages $(CONTAINERD)/containerd ## the benchmarks: figures as JSON lines, tables on stderr (root)
 	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
+
+.PHONY: bench-ipfs
+bench-ipfs: root ## of them, the IPFS plane: one peer, slow links, a swarm, many peers (root)
+	@mkdir -p out/bin
+	@$(GO) build -o out/bin/bench-ipfs ./integration/cmd/bench-ipfs
+	@out/bin/bench-ipfs $(BENCHFLAGS)
 
 .PHONY: install
 install: build ## the binary into $(DESTDIR)$(PREFIX)/bin
@@ -116,6 +122,19 @@ debian-packages:
 		dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then set -x; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+
+# An independent IPFS node for the tests, with a Node.js of its own (see its
+# package.json): of the system's, npm alone is used.
+HELIA := integration/helia/node_modules/.package-lock.json
+
+.PHONY: helia
+helia: $(HELIA)
+
+$(HELIA): integration/helia/package-lock.json integration/helia/package.json
+	@command -v npm >/dev/null || { set -x; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm; }
+	cd integration/helia && npm ci --no-progress
+	@touch $@
 
 # The shim is named by its path in a containerd that is not installed, so the
 # three stay in one folder.

@@ -27,6 +27,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 	"github.com/ipfs-stargz/ipfs-stargz/serve"
 	"github.com/ipfs-stargz/ipfs-stargz/snapshotter"
 )
@@ -120,6 +121,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		Bootstrap:    cfg.IPFS.Bootstrap,
 		Routers:      cfg.IPFS.Routers,
 		FetchTimeout: time.Duration(cfg.IPFS.FetchTimeout),
+		Store:        store.Options{Budget: int64(cfg.IPFS.Budget), KeepFree: cfg.IPFS.KeepFreePercent},
 		Log:          log,
 	})
 	if err != nil {
@@ -130,10 +132,16 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
+	from, err := openSources(cfg.IPFS, n, log)
+	if err != nil {
+		return err
+	}
+	defer closing("sources", from.Close)
+
 	tables := n.Tables()
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
-		Open:           opener(n, tables),
+		Open:           opener(from, tables),
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
 		Log:            log,
@@ -146,7 +154,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	sn, err := snapshotter.New(snapshotter.Config{
 		Root:           cfg.Root,
 		Lazy:           files,
-		Finder:         image.NewFinder(n),
+		Finder:         image.NewFinder(from),
 		DataDirs:       files.DataDirs(),
 		ResolveTimeout: time.Duration(cfg.Snapshotter.ResolveTimeout),
 		Log:            log,
@@ -158,7 +166,11 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
-	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
+	api := serve.NewHandler(serve.Config{
+		Store: reading{n, from}, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
+		Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log,
+	})
+	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })

@@ -46,10 +46,13 @@ type busyError struct{ after time.Duration }
 func (e busyError) Error() string { return fmt.Sprintf("the peer is busy for %v", e.after) }
 
 // client asks peers for blocks, over streams that it uses again.
-type client struct{ http http.Client }
+type client struct {
+	http           http.Client
+	stall, timeout time.Duration
+}
 
 func newClient(h host.Host) *client {
-	return &client{http.Client{
+	return &client{stall: stallTimeout, timeout: requestTimeout, http: http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 				text, _, err := net.SplitHostPort(addr)
@@ -60,7 +63,11 @@ func newClient(h host.Host) *client {
 				if err != nil {
 					return nil, err
 				}
-				return gostream.Dial(network.WithNoDial(ctx, "it is not connected"), h, id, httpProtocol)
+				s, err := gostream.Dial(network.WithNoDial(ctx, "it is not connected"), h, id, httpProtocol)
+				if err != nil {
+					return nil, err
+				}
+				return resetting{s}, nil
 			},
 			DisableCompression:     true,
 			MaxIdleConnsPerHost:    maxFlights,
@@ -72,13 +79,25 @@ func newClient(h host.Host) *client {
 	}}
 }
 
+// resetting is a stream that is reset when it is closed. To close it would only
+// say that there is nothing more to ask, and the peer would go on sending an
+// answer that nobody waits for.
+type resetting struct{ net.Conn }
+
+func (c resetting) Close() error {
+	if s, ok := c.Conn.(interface{ Reset() error }); ok {
+		return s.Reset()
+	}
+	return c.Conn.Close()
+}
+
 // get fetches and verifies a block. delay is after how long the answer began.
 // The error wraps errMissing, errLied or a busyError, or tells of a peer that
 // is slow, cut off, or no gateway.
 func (c *client) get(ctx context.Context, from peer.ID, want cid.Cid) (data []byte, delay time.Duration, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, stall.ErrStalled)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, stall.ErrStalled)
 	defer cancel()
-	ctx, watch := stall.Start(ctx, stallTimeout)
+	ctx, watch := stall.Start(ctx, c.stall)
 	defer watch.Stop()
 	watch.Enter()
 	defer func() {

@@ -55,11 +55,12 @@ type Exchange struct {
 	strangers map[peer.ID]bool
 	files     map[cid.Cid]*file
 	wants     map[cid.Cid]*want
-	queue     []*want     // to be looked at by dispatch
-	urgent    int         // wants that somebody waits for and that are on their way
-	timer     *time.Timer // of the next dispatch
-	timerAt   time.Time
-	stats     Stats
+	// To be looked at by dispatch: what somebody waits for, and what nobody does.
+	queue, bulkQueue []*want
+	urgent           int         // wants that somebody waits for and that are on their way
+	timer            *time.Timer // of the next dispatch
+	timerAt          time.Time
+	stats            Stats
 	// What is told to others once mu is let go.
 	lost []loss
 	bans []ban
@@ -142,7 +143,8 @@ func (x *Exchange) Close() error {
 type Stats struct {
 	BlocksReceived, BytesReceived int64 // with what came twice
 	BlocksSent, BytesSent         int64
-	Hedged                        int64 // blocks that a second peer was asked for
+	Hedged                        int64 // times that one more peer was asked for a block that was late
+	Failed                        int64 // requests that went wrong
 }
 
 // Stats returns the counts.

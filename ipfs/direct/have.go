@@ -37,8 +37,10 @@ func (w *watchers) serve(s network.Stream) {
 	defer w.done.Done()
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
-	// Ends the read below, and the stream in any case.
-	defer context.AfterFunc(ctx, func() { _ = s.Reset() })
+	reset := func() { _ = s.Reset() }
+	defer reset()
+	stop := context.AfterFunc(ctx, reset) // ends the read below
+	defer stop()
 
 	t := &teller{watchers: w, stream: s, fail: cancel}
 	files := make(map[cid.Cid]context.CancelFunc)

@@ -23,8 +23,8 @@ const (
 	// maxWaiting is how many blocks that have to wait are looked at before it
 	// is taken that the others have to, too.
 	maxWaiting = 256
-	// rarityProbes is among how many parts the rarest is looked for.
-	rarityProbes = 32
+	// rarityWords times 64 is among how many parts the rarest is looked for.
+	rarityWords = 8
 )
 
 // place puts a want that nobody is asked for where dispatch finds it.
@@ -40,9 +40,14 @@ func (x *Exchange) place(w *want) {
 }
 
 func (x *Exchange) enqueue(w *want) {
-	if !w.queued {
-		w.queued = true
+	if w.queued {
+		return
+	}
+	w.queued = true
+	if w.waited > 0 {
 		x.queue = append(x.queue, w)
+	} else {
+		x.bulkQueue = append(x.bulkQueue, w)
 	}
 }
 
@@ -74,24 +79,30 @@ func (x *Exchange) dispatch() {
 		return
 	}
 	now := time.Now()
-	queue := x.queue
-	x.queue = nil
-	waiting := 0
-	for i, w := range queue {
-		if waiting > maxWaiting { // all are busy: it would be the same with the rest
-			x.queue = append(x.queue, queue[i:]...)
-			break
-		}
-		w.queued = false
-		if !w.over && x.assign(w, now) {
-			waiting++
-		}
-	}
+	x.queue = x.assignAll(x.queue, now)
+	x.bulkQueue = x.assignAll(x.bulkQueue, now)
 	x.dispatchBulk(now)
 }
 
+// assignAll assigns the wants of a queue, in order, and returns those that have
+// to wait. Behind many of those it looks at no more: all peers are busy.
+func (x *Exchange) assignAll(queue []*want, now time.Time) []*want {
+	var waiting []*want
+	for i, w := range queue {
+		if len(waiting) == maxWaiting {
+			return append(waiting, queue[i:]...)
+		}
+		if !w.over && len(w.flights) == 0 && x.assign(w, now) {
+			waiting = append(waiting, w)
+		} else {
+			w.queued = false
+		}
+	}
+	return waiting
+}
+
 // assign asks the best peer for a block that is in nobody's hands, or a few if
-// it is not known who holds it. Without any it is lost, or waits in the queue.
+// it is not known who holds it. Without any it is lost, or has to wait.
 func (x *Exchange) assign(w *want, now time.Time) (waits bool) {
 	guesses := 1
 	if w.waited > 0 {
@@ -108,7 +119,6 @@ func (x *Exchange) assign(w *want, now time.Time) (waits bool) {
 		case len(w.flights) > 0:
 			return false
 		case wait:
-			x.enqueue(w)
 			return true
 		default:
 			x.lose(w)
@@ -215,28 +225,25 @@ func (x *Exchange) pick(r *remote, now time.Time) *want {
 		if f == nil || len(f.need) == 0 || f.leaves == nil {
 			continue
 		}
-		probes := rarityProbes
 		words := len(f.need)
-		start := rand.IntN(words)
-		for i := 0; i < words && probes > 0; i++ {
+		start, looked := rand.IntN(words), 0
+		for i := 0; i < words && looked < rarityWords; i++ {
 			at := (start + i) % words
 			there := f.need.word(at) & h.word(at)
 			if there == 0 {
 				continue
 			}
-			turn := rand.IntN(64)
-			part := at<<6 + (bits.TrailingZeros64(bits.RotateLeft64(there, -turn))+turn)&63
-			probes--
-			w := x.partWant(f, part)
-			if w == nil {
-				f.need.remove(part)
-				continue
-			}
-			if w.inVain(r, now) {
-				continue
-			}
-			if n := f.rarity(part); best == nil || n < rarest {
-				best, rarest = w, n
+			looked++
+			turn := rand.IntN(64) // so that of equals any is the first
+			for there = bits.RotateLeft64(there, -turn); there != 0; there &= there - 1 {
+				part := at<<6 + (bits.TrailingZeros64(there)+turn)&63
+				n := f.rarity(part)
+				if best != nil && n >= rarest {
+					continue
+				}
+				if w := x.partWant(f, part); w != nil && !w.inVain(r, now) {
+					best, rarest = w, n
+				}
 			}
 		}
 	}
@@ -351,8 +358,10 @@ func (x *Exchange) landed(fl *flight, data []byte, delay time.Duration, err erro
 		x.lied(r, w, err)
 	case w.over, r.ctx.Err() != nil: // it was called off, or the peer is gone
 	case errors.As(err, &busy):
+		x.stats.Failed++
 		x.failed(r, now, busy.after)
 	default:
+		x.stats.Failed++
 		x.Log.Debug("a peer did not give a block", "peer", r.id.String(), "cid", w.cid.String(), "err", err)
 		x.failed(r, now, 0)
 		w.tried[r] = r.rest

@@ -238,11 +238,14 @@ func (x *Exchange) want(a *asker, f *file, c cid.Cid) {
 	if !a.bulk {
 		w.waited++
 	}
-	if len(w.flights) == 0 {
-		x.place(w)
+	if len(w.flights) > 0 {
+		x.hurry(w)
 		return
 	}
-	x.hurry(w)
+	if !a.bulk && w.waited == 1 {
+		w.queued = false // it may be in the queue of those that nobody waits for
+	}
+	x.place(w)
 }
 
 // drop notes that a does not want a block any more.

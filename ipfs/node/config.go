@@ -14,6 +14,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 )
 
 // Mode says who may be talked to.
@@ -69,6 +71,8 @@ type Config struct {
 	// FetchTimeout is how long a Get waits for peers without any block
 	// arriving. The default is 30 s.
 	FetchTimeout time.Duration
+	// Store says how much the node may hold.
+	Store store.Options
 	// Resolver resolves DNS names. The default is the system's.
 	Resolver madns.BasicResolver
 	// Log gets the node's log. The default discards it.

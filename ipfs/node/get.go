@@ -46,8 +46,15 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	g, gctx := errgroup.WithContext(ctx)
 	out := &output{ctx: gctx, fn: fn}
 	var damaged []cid.Cid
+	var gone *ipfs.UnavailableError // what is here is handed over all the same
 	if len(away) > 0 {
-		g.Go(func() error { return n.fetch(gctx, ipfs.Want{CIDs: away, Root: w.Root, Bulk: w.Bulk}, out) })
+		g.Go(func() error {
+			err := n.fetch(gctx, ipfs.Want{CIDs: away, Root: w.Root, Bulk: w.Bulk}, out)
+			if errors.As(err, &gone) {
+				return nil
+			}
+			return err
+		})
 	}
 	if len(here) > 0 {
 		g.Go(func() (err error) {
@@ -60,8 +67,11 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 		out.ctx = ctx
 		err = n.fetch(ctx, ipfs.Want{CIDs: damaged, Root: w.Root, Bulk: w.Bulk}, out)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err == nil && gone != nil:
+		return gone
 	}
 	return err
 }
@@ -157,6 +167,9 @@ func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
 		case progress <- struct{}{}:
 		default:
 		}
+		if w.Root.Defined() {
+			n.announce(w.Root) // the first part is enough
+		}
 		n.blocksFetched.Add(1)
 		n.bytesFetched.Add(int64(len(data)))
 		watch.Leave() // time that the reader takes is no stall
@@ -167,7 +180,7 @@ func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
 
 	bctx, cancel := context.WithCancel(watched)
 	var others sync.WaitGroup
-	others.Go(func() { n.elsewhere(bctx, lost, progress, rest) })
+	others.Go(func() { n.elsewhere(bctx, w.Root, lost, progress, rest) })
 	err := n.direct.Fetch(watched, w, give, func(c cid.Cid) { lost <- c })
 	cancel()
 	others.Wait()
@@ -185,8 +198,9 @@ func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
 }
 
 // elsewhere asks bitswap for blocks that are lost, and for all the rest when
-// there is no progress, until ctx ends.
-func (n *Node) elsewhere(ctx context.Context, lost <-chan cid.Cid, progress <-chan struct{}, rest func() []cid.Cid) {
+// there is no progress, until ctx ends. Holders of root, if it is known, are
+// looked for then, too.
+func (n *Node) elsewhere(ctx context.Context, root cid.Cid, lost <-chan cid.Cid, progress <-chan struct{}, rest func() []cid.Cid) {
 	var rounds sync.WaitGroup
 	defer rounds.Wait()
 	asked := make(map[cid.Cid]bool)
@@ -197,6 +211,9 @@ func (n *Node) elsewhere(ctx context.Context, lost <-chan cid.Cid, progress <-ch
 		}
 		if len(cids) > 0 {
 			rounds.Go(func() { n.swap(ctx, cids) })
+		}
+		if root.Defined() {
+			rounds.Go(func() { n.find(ctx, root) })
 		}
 	}
 	patience := time.NewTimer(bitswapPatience)

@@ -80,3 +80,7 @@ func (l local) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	}
 	return nil
 }
+
+// Local returns the node's own blocks, where they are pinned, counted and
+// collected. It is the node's: it closes it.
+func (n *Node) Local() *store.Store { return n.store }

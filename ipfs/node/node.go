@@ -18,6 +18,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/boxo/bitswap"
 	blocks "github.com/ipfs/go-block-format"
@@ -30,6 +31,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
 // Node is a running node. It is safe for concurrent use. Use [Open].
@@ -42,6 +44,9 @@ type Node struct {
 	found   found
 	direct  *direct.Exchange
 	bitswap *bitswap.Bitswap
+	holders holders
+	opened  chan struct{} // closed when the node is complete
+	tasks   sync.WaitGroup
 
 	ctx      context.Context // of the bitswap sessions
 	cancel   context.CancelFunc
@@ -67,7 +72,8 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
-	n = &Node{s: s}
+	n = &Node{s: s, opened: make(chan struct{})}
+	n.holders = holders{told: make(map[string]cid.Cid), tried: make(map[cid.Cid]time.Time)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -82,7 +88,9 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if n.store, err = store.Open(s.Dir, s.Log); err != nil {
+	s.Store.OnRemove = n.removed
+	s.Store.OnPin = func(p pins.Pin) { n.tasks.Go(func() { n.pinned(p) }) }
+	if n.store, err = store.Open(s.Dir, s.Store, s.Log); err != nil {
 		return n, err
 	}
 	if err = n.openHost(key); err != nil {
@@ -99,7 +107,12 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	return n, n.startDiscovery(key)
+	if err = n.startDiscovery(key); err != nil {
+		return n, err
+	}
+	close(n.opened)
+	n.tasks.Go(n.announceAll)
+	return n, nil
 }
 
 // lockDir keeps other processes out of a directory while the file is open.
@@ -120,6 +133,7 @@ func lockDir(dir string) (*os.File, error) {
 func (n *Node) Close() error {
 	n.close.Do(func() {
 		n.cancel()
+		n.tasks.Wait()
 		errs := []error{n.stopDiscovery()}
 		if n.direct != nil {
 			errs = append(errs, n.direct.Close())

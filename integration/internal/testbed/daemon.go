@@ -23,6 +23,8 @@ type DaemonConfig struct {
 	// SwarmKey is the file of a private network's key; the default is one that
 	// all nodes of the bed have.
 	SwarmKey string
+	// AllowList is for a daemon without any key: only Peers may connect.
+	AllowList bool
 	// FetchTimeout is after how long without progress a read fails; 0 is the
 	// daemon's own default.
 	FetchTimeout time.Duration
@@ -33,7 +35,7 @@ type DaemonConfig struct {
 func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "root = %q\naddress = %q\n%s\n", n.DaemonRoot(), n.DaemonSocket(), c.Top)
-	fmt.Fprintf(&b, "[api]\naddress = %q\n", filepath.Join(n.Dir, "api.sock"))
+	fmt.Fprintf(&b, "[api]\naddress = %q\n", n.APISocket())
 	fmt.Fprintf(&b, "[ipfs]\nlisten = [%q]\n", fmt.Sprintf("/ip4/%s/tcp/%d", n.Namespace.Addr, ipfsPort))
 	var peers []string
 	for _, p := range c.Peers {
@@ -43,7 +45,9 @@ func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	if c.SwarmKey == "" {
 		c.SwarmKey = n.bed.swarmKey()
 	}
-	fmt.Fprintf(&b, "swarm_key = %q\n", c.SwarmKey)
+	if !c.AllowList {
+		fmt.Fprintf(&b, "swarm_key = %q\n", c.SwarmKey)
+	}
 	if c.FetchTimeout > 0 {
 		fmt.Fprintf(&b, "fetch_timeout = %q\n", c.FetchTimeout)
 	}
@@ -147,5 +151,8 @@ func (n *Node) DaemonRoot() string { return filepath.Join(n.Dir, "d") }
 
 // DaemonSocket is what containerd talks to.
 func (n *Node) DaemonSocket() string { return filepath.Join(n.Dir, "d.sock") }
+
+// APISocket is where the daemon's RPC is.
+func (n *Node) APISocket() string { return filepath.Join(n.Dir, "api.sock") }
 
 func (n *Node) daemonConfig() string { return filepath.Join(n.Dir, "daemon.toml") }

@@ -37,8 +37,12 @@ func (n *Node) ContainerdNamespace() string { return n.bed.id + "-" + n.Name }
 
 // env is the environment of all that runs on the node.
 func (n *Node) env() []string {
+	path := os.Getenv("PATH")
+	if n.bed.tools != "" {
+		path = n.bed.tools + ":" + path
+	}
 	return append(os.Environ(),
-		"PATH="+n.bed.tools+":"+os.Getenv("PATH"),
+		"PATH="+path,
 		"CONTAINERD_ADDRESS="+n.containerdSocket(),
 		"CONTAINERD_NAMESPACE="+n.ContainerdNamespace(),
 		markVariable+"="+n.bed.Dir,

@@ -38,6 +38,8 @@ type Options struct {
 	Binary string
 	// Daemon is the one that daemons are started from; the default is Binary.
 	Daemon string
+	// NoContainerd is for a bed that never starts one: it need not be installed.
+	NoContainerd bool
 	// Parent is where the bed's folder is made; the default is /var/tmp.
 	Parent string
 }
@@ -65,8 +67,10 @@ func New(o Options) (_ *Bed, err error) {
 		return nil, err
 	}
 	b := &Bed{binary: o.Binary, daemon: cmp.Or(o.Daemon, o.Binary)}
-	if b.tools, err = containerdDir(root); err != nil {
-		return nil, err
+	if !o.NoContainerd {
+		if b.tools, err = containerdDir(root); err != nil {
+			return nil, err
+		}
 	}
 	if b.binary != "" {
 		if b.binary, err = filepath.Abs(b.binary); err != nil {
@@ -223,4 +227,14 @@ func Build(ctx context.Context, race bool) (string, error) {
 	}
 	path := filepath.Join(root, "out", "bin", name)
 	return path, run(ctx, root, "go", append(args, "-o", path, "./cmd/ipfs-stargz")...)
+}
+
+// BuildTool builds a command of the folder integration/cmd in the same way.
+func BuildTool(ctx context.Context, name string) (string, error) {
+	root, err := ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, "out", "bin", name)
+	return path, run(ctx, root, "go", "build", "-o", path, "./integration/cmd/"+name)
 }

@@ -86,6 +86,31 @@ func (ns *Namespace) Listen(port uint16) (l net.Listener, err error) {
 	return l, err
 }
 
+// SetDefaultRoute sends what is for no node of the network to the node with
+// address via.
+func (ns *Namespace) SetDefaultRoute(via netip.Addr) error {
+	link, err := ns.handle.LinkByName(LinkName)
+	if err != nil {
+		return err
+	}
+	if err := ns.handle.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: via.AsSlice()}); err != nil {
+		return fmt.Errorf("default route over %s: %w", via, err)
+	}
+	return nil
+}
+
+// DisableIPv6 takes IPv6 off the namespace's link, and with it what the kernel
+// sends for IPv6 of its own accord.
+func (ns *Namespace) DisableIPv6() error {
+	return ns.Do(func() error {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+LinkName+"/disable_ipv6", []byte("1"), 0)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // the kernel has none
+		}
+		return err
+	})
+}
+
 // Traffic is what went over a link, in bytes with all headers.
 type Traffic struct{ Received, Sent int64 }
 
@@ -96,7 +121,7 @@ func (t Traffic) Sub(earlier Traffic) Traffic {
 
 // Traffic reads the counters of the namespace's link.
 func (ns *Namespace) Traffic() (Traffic, error) {
-	link, err := ns.handle.LinkByName(nodeLink)
+	link, err := ns.handle.LinkByName(LinkName)
 	if err != nil {
 		return Traffic{}, err
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// nodeLink is the name of a node's link to the switch.
-const nodeLink = "eth0"
+// LinkName is the name of a node's link to the switch.
+const LinkName = "eth0"
 
 // maxNodes fit the network's addresses, 10.77.0.0/24.
 const maxNodes = 250
@@ -76,7 +76,7 @@ func (t *Net) addNode(i int, bridge netlink.Link) error {
 
 	port := &netlink.Veth{
 		LinkAttrs:     attrs(fmt.Sprintf("port%d", i)),
-		PeerName:      nodeLink,
+		PeerName:      LinkName,
 		PeerNamespace: netlink.NsFd(ns.file.Fd()),
 	}
 	if err := t.hub.handle.LinkAdd(port); err != nil {
@@ -90,7 +90,7 @@ func (t *Net) addNode(i int, bridge netlink.Link) error {
 	}
 	t.ports = append(t.ports, port)
 
-	link, err := ns.handle.LinkByName(nodeLink)
+	link, err := ns.handle.LinkByName(LinkName)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (t *Net) addNode(i int, bridge netlink.Link) error {
 // own; 0 takes the shaping away.
 func (t *Net) SetRate(bitsPerSecond int64) error {
 	for i, ns := range t.Nodes {
-		link, err := ns.handle.LinkByName(nodeLink)
+		link, err := ns.handle.LinkByName(LinkName)
 		if err != nil {
 			return err
 		}

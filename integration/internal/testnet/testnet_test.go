@@ -86,7 +86,7 @@ func TestRate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ns := range n.Nodes {
-		link, err := ns.handle.LinkByName(nodeLink)
+		link, err := ns.handle.LinkByName(LinkName)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,8 +148,8 @@ func TestStart(t *testing.T) {
 	if err := errors.Join(n.Nodes[0].Start(cmd), cmd.Wait()); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), nodeLink+":") || strings.Count(out.String(), ":") != 2 {
-		t.Errorf("the program sees these links, want lo and %s:\n%s", nodeLink, out.String())
+	if !strings.Contains(out.String(), LinkName+":") || strings.Count(out.String(), ":") != 2 {
+		t.Errorf("the program sees these links, want lo and %s:\n%s", LinkName, out.String())
 	}
 	if _, err := os.Stat(n.Nodes[0].Path()); err != nil {
 		t.Error(err)
