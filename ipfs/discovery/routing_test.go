@@ -15,7 +15,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
 func newRouting(t testing.TB, c RoutingConfig) *Routing {
@@ -251,7 +250,7 @@ func TestPrivateAndPublicDHTDoNotMix(t *testing.T) {
 	stranger := aminoServer(t)
 	r := newRouting(t, RoutingConfig{})
 	connect(t, stranger, r.c.Host)
-	if ps := r.c.Host.Mux().Protocols(); slices.Contains(ps, dht.ProtocolDHT) || !slices.Contains(ps, protocol.ID(PrivateProtocol)) {
+	if ps := r.c.Host.Mux().Protocols(); slices.Contains(ps, dht.ProtocolDHT) || !slices.Contains(ps, PrivateProtocol) {
 		t.Errorf("protocols: %v", ps)
 	}
 	if n := r.dht.RoutingTable().Size(); n != 0 {

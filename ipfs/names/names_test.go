@@ -69,6 +69,20 @@ func (n *network) change(f func()) {
 	f()
 }
 
+// counts returns how often it was asked to keep a record, and for one.
+func (n *network) counts() (puts, gets int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.puts, n.gets
+}
+
+// record returns the record that it keeps.
+func (n *network) record(id ipns.Name) []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.all[string(id.RoutingKey())]
+}
+
 func newKey(t testing.TB) crypto.PrivKey {
 	t.Helper()
 	sk, _, err := crypto.GenerateEd25519Key(rand.Reader)
@@ -128,8 +142,8 @@ func TestNameFollowsAPush(t *testing.T) {
 				t.Errorf("resolved: %+v", r)
 			}
 		}
-		if net.gets != 2 { // one before publishing, one of three
-			t.Errorf("asked %d times, want 2", net.gets)
+		if _, gets := net.counts(); gets != 2 { // one before publishing, one of three
+			t.Errorf("asked %d times, want 2", gets)
 		}
 		// The same again is a new end, and no new number.
 		publish(t, a, first, PublishOptions{Key: "web"})
@@ -194,7 +208,7 @@ func TestReplayedRecord(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		old := net.all[string(id.RoutingKey())]
+		old := net.record(id)
 		publish(t, a, second, PublishOptions{})
 		wantValue(t, b, name, second)
 		net.change(func() { net.all[string(id.RoutingKey())] = old })
@@ -244,7 +258,7 @@ func TestForgedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := net.all[string(id.RoutingKey())]
+	good := net.record(id)
 	p, err := path.NewPath(second)
 	if err != nil {
 		t.Fatal(err)
@@ -278,7 +292,7 @@ func TestRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net, dir := newNetwork(), t.TempDir()
 		a := open(t, dir, net)
-		net.alone = true
+		net.change(func() { net.alone = true })
 		if _, err := a.GenerateKey("web"); err != nil {
 			t.Fatal(err)
 		}
@@ -296,17 +310,17 @@ func TestRenewed(t *testing.T) {
 		if !after.Until.After(before.Until) || after.Sequence != 0 {
 			t.Errorf("not renewed: %+v, then %+v", before, after)
 		}
-		if net.puts < 55 || net.puts > 70 {
-			t.Errorf("published %d times in 60 hours, want about 60", net.puts)
-		}
 		a.Close()
+		puts, _ := net.counts()
+		if puts < 55 || puts > 70 {
+			t.Errorf("published %d times in 60 hours, want about 60", puts)
+		}
 		// After a restart, too.
-		puts := net.puts
 		a = open(t, dir, net)
 		defer a.Close()
 		time.Sleep(time.Minute)
-		if net.puts != puts+1 {
-			t.Errorf("published %d times after a restart, want once", net.puts-puts)
+		if again, _ := net.counts(); again != puts+1 {
+			t.Errorf("published %d times after a restart, want once", again-puts)
 		}
 	})
 }
