@@ -155,7 +155,8 @@ func (h *handler) cat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	length = max(0, min(length, f.Size()-offset))
+	offset = min(offset, f.Size()) // from beyond the end on there is nothing, and that is no error
+	length = min(length, f.Size()-offset)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Length", strconv.FormatInt(length, 10))
 	w.Header().Set("Trailer", streamError)

@@ -69,7 +69,7 @@ func (f *fetching) open(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if f.file, err = ipfs.OpenFile(ctx, f.peer.blocks, "", root, f.Size); err != nil {
+		if f.file, err = ipfs.OpenFile(ctx, f.peer.blocks, f.peer.tables, root, f.Size); err != nil {
 			return err
 		}
 		f.peer.files[f.Root] = f.file

@@ -28,6 +28,7 @@ import (
 // ipfsPeer is what an agent runs: ours, or the reference.
 type ipfsPeer struct {
 	blocks    ipfs.Blocks
+	tables    string // directory of leaf tables
 	put       func(ctx context.Context, bs ...blocks.Block) error
 	addrs     []string
 	connected func() int // peers
@@ -66,7 +67,7 @@ func openNode(ctx context.Context, o Open) (*ipfsPeer, error) {
 		return nil, err
 	}
 	return &ipfsPeer{
-		blocks: n, put: n.Put, addrs: n.Addrs(), close: n.Close, files: make(map[string]*ipfs.File),
+		blocks: n, tables: n.Tables(), put: n.Put, addrs: n.Addrs(), close: n.Close, files: make(map[string]*ipfs.File),
 		connected: func() int { return len(n.PeersConnected()) },
 	}, nil
 }
@@ -103,7 +104,7 @@ func openBitswap(ctx context.Context, o Open, opts ...bitswap.Option) (_ *ipfsPe
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if r.store, err = store.Open(o.Dir, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+	if r.store, err = store.Open(o.Dir, store.Options{}, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
 		return nil, err
 	}
 	r.host, err = libp2p.New(
