@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -256,4 +257,35 @@ func TestPrivateAndPublicDHTDoNotMix(t *testing.T) {
 	if n := r.dht.RoutingTable().Size(); n != 0 {
 		t.Errorf("%d peers in the routing table, want none", n)
 	}
+}
+
+// BenchmarkPrivateDHT is a swarm of 60 nodes that each know one of them: how
+// long it takes to tell all who has a root, and to find it.
+func BenchmarkPrivateDHT(b *testing.B) {
+	hub := newRouting(b, RoutingConfig{})
+	var all []*Routing
+	for range 60 {
+		r := newRouting(b, RoutingConfig{})
+		connect(b, r.c.Host, hub.c.Host)
+		all = append(all, r)
+	}
+	eventually(b, "the hub knows all", func() bool { return hub.dht.RoutingTable().Size() >= 40 })
+	n := 0
+	b.Run("announce", func(b *testing.B) {
+		for b.Loop() {
+			n++
+			if err := all[n%len(all)].announce(b.Context(), testCID(b, fmt.Sprint(n))); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("find the first", func(b *testing.B) {
+		found := 0
+		for i := 0; b.Loop(); i++ {
+			for range all[(i+7)%len(all)].FindProviders(b.Context(), testCID(b, fmt.Sprint(1+i%n)), 1) {
+				found++
+			}
+		}
+		b.ReportMetric(float64(found)/float64(b.N), "found/op")
+	})
 }
