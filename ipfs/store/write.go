@@ -130,11 +130,11 @@ func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
 // last used at a time.
 func (s *Store) put(b blocks.Block, used time.Time) (err error) {
 	path := s.Path(b.Cid())
-	if _, err := s.read(b.Cid()); err == nil {
-		if s.keep(path, used) {
+	if _, err := os.Lstat(path); err == nil { // most are new, and this is the cheapest way to know
+		if _, err := s.read(b.Cid()); err == nil && s.keep(path, used) {
 			return nil
 		}
-		// It was evicted just now.
+		// It was damaged, or evicted just now.
 	}
 	defer func() {
 		if err != nil {
@@ -152,7 +152,10 @@ func (s *Store) put(b blocks.Block, used time.Time) (err error) {
 	}
 	_, err = f.Write(b.RawData())
 	if err = errors.Join(err, f.Close()); err == nil {
-		if err = os.Chtimes(f.Name(), time.Time{}, used); err == nil {
+		if time.Since(used).Abs() >= granularity { // else it is the time that the file has
+			err = os.Chtimes(f.Name(), time.Time{}, used)
+		}
+		if err == nil {
 			err = s.rename(f.Name(), path, size)
 		}
 	}
