@@ -48,19 +48,54 @@ type API struct {
 	Address string `toml:"address"`
 }
 
-// IPFS is the embedded node.
+// IPFS is the embedded node, and the other sources of blocks.
 type IPFS struct {
+	// Mode is who may learn which images are read here: [ModePrivate] (only the
+	// peers listed, or those with the swarm key, and no service of the public
+	// network) or [ModePublic] (this is a node of the IPFS network).
+	Mode string `toml:"mode"`
 	// Listen holds the multiaddrs to listen on; none: the node only dials.
 	Listen []string `toml:"listen"`
-	// Peers holds the multiaddrs, each with /p2p/ID, of nodes to stay
-	// connected to. Without a swarm key no other node is talked to.
+	// Announce holds the multiaddrs that peers are told instead, behind a NAT
+	// or a load balancer.
+	Announce []string `toml:"announce"`
+	// Peers holds the multiaddrs of nodes to stay connected to: with /p2p/ID
+	// that node; without, and with a swarm key, all that answer at the
+	// addresses of a name of the DNS. In private mode without a swarm key the
+	// nodes listed by id are the only ones that are talked to.
 	Peers []string `toml:"peers"`
 	// SwarmKey is the file of a private network's key, in Kubo's format. With
 	// it every node that has the key may connect, and none that has not.
 	SwarmKey string `toml:"swarm_key"`
+	// Budget is how many bytes of blocks are kept; those that were not used for
+	// longest go first, and pinned ones never. 0: no limit.
+	Budget Size `toml:"budget"`
+	// KeepFreePercent is how much of the file system is left free: below it no
+	// block is added, and unpinned ones go. Keep it above the kubelet's
+	// thresholds (15 by default).
+	KeepFreePercent int `toml:"keep_free_percent"`
+	// DHT finds who has an image, and keeps names: a DHT of the private
+	// network's own, or in public mode that of the IPFS network.
+	DHT bool `toml:"dht"`
+	// MDNS finds nodes on the local network, and shows this one to it.
+	MDNS bool `toml:"mdns"`
+	// Bootstrap holds the multiaddrs by which the public DHT is joined; none:
+	// those of the IPFS network. Public mode only.
+	Bootstrap []string `toml:"bootstrap"`
+	// Routers holds the URLs of delegated routers. Public mode only.
+	Routers []string `toml:"routers"`
 	// FetchTimeout is after how long without a single byte of progress a read
 	// fails.
 	FetchTimeout Duration `toml:"fetch_timeout"`
+	// Sources are asked for blocks in this order: [SourceNode], [SourceKubo],
+	// [SourceGateway].
+	Sources []string `toml:"sources"`
+	// Patience is how long a read waits without progress for one source before
+	// the next is asked too.
+	Patience Duration `toml:"patience"`
+
+	Kubo    Kubo    `toml:"kubo"`
+	Gateway Gateway `toml:"gateway"`
 }
 
 // FS is how files are made available.
@@ -87,9 +122,19 @@ func Default() Config {
 		Log:     Log{Level: "info", Format: "text"},
 		API:     API{Address: "/run/ipfs-stargz/api.sock"},
 		IPFS: IPFS{
-			Listen:       []string{"/ip4/0.0.0.0/tcp/4001"},
-			Peers:        []string{},
-			FetchTimeout: Duration(30 * time.Second),
+			Mode:            ModePrivate,
+			Listen:          []string{"/ip4/0.0.0.0/tcp/4001"},
+			Announce:        []string{},
+			Peers:           []string{},
+			Budget:          Size(64 << 30),
+			KeepFreePercent: 20,
+			DHT:             true,
+			Bootstrap:       []string{},
+			Routers:         []string{},
+			FetchTimeout:    Duration(30 * time.Second),
+			Sources:         []string{SourceNode},
+			Patience:        Duration(700 * time.Millisecond),
+			Gateway:         Gateway{URLs: []string{}},
 		},
 		FS: FS{
 			SmallObject:    Size(4 << 20),
@@ -171,6 +216,15 @@ func (c *Config) Check() error {
 		if d.d <= 0 {
 			return fmt.Errorf("%s: %v is not more than nothing", d.key, time.Duration(d.d))
 		}
+	}
+	if c.IPFS.Budget < 0 {
+		return fmt.Errorf("ipfs.budget: %d is less than nothing", c.IPFS.Budget)
+	}
+	if p := c.IPFS.KeepFreePercent; p < 0 || p > 99 {
+		return fmt.Errorf("ipfs.keep_free_percent: %d is not between 0 and 99", p)
+	}
+	if err := c.IPFS.checkSources(); err != nil {
+		return err
 	}
 	switch c.Log.Format {
 	case "text", "json":

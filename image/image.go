@@ -1,7 +1,9 @@
 // Package image moves images between containerd and IPFS: [Push] puts one into
 // IPFS, as eStargz, under one root CID; [Pull] brings it into containerd
 // through a remote snapshotter, which mounts the layers before they are there;
-// [Inspect] tells what a CID holds. They are what the command line calls.
+// [Inspect] tells what a CID holds; [SaveCAR] and [LoadCAR] carry one in a file;
+// [Parts] lists what has to be kept for one to be whole. They are what the command
+// line calls, and the daemon to pin an image.
 //
 // The layout in IPFS is that of nerdctl: the root CID is that of the JSON
 // descriptor of the image's index or manifest; this and every blob of the image

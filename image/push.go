@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -39,12 +38,17 @@ type PushOptions struct {
 	// and so another CID.
 	EStargz estargz.Options
 
+	// Profile, if not "", says how all blobs are cut into blocks: as other tools
+	// do it, which then give them the same CIDs. By default layers are cut at
+	// their files.
+	Profile ipfs.Profile
+
 	// Output, if not "", is a file to which the pushed image is written too, as
 	// an OCI archive.
 	Output string
 	// TempDir holds the converted layers during the push, which need as much room
-	// as the image has bytes; default: [os.TempDir]. There the uncompressed
-	// form of each layer is held, too, while it is converted, whatever TempDir is.
+	// as the image has bytes, and the uncompressed form of each layer while it
+	// is converted; default: [os.TempDir].
 	TempDir string
 
 	Daemon   Daemon            // required
@@ -74,6 +78,9 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 	if o.Progress == nil {
 		o.Progress = progress.Discard()
 	}
+	if err := o.Profile.Check(); err != nil {
+		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
+	}
 	sctx, src, err := openSource(ctx, o.Image, o.Containerd)
 	if err != nil {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
@@ -84,13 +91,14 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
 	}
 	defer os.RemoveAll(dir)
+	o.EStargz.TempDir = dir
 	job := convert.Job{
 		Source:   src.blobs,
 		Root:     src.root,
 		Choice:   oci.Choice{All: o.AllPlatforms, Platforms: o.Platforms},
 		Dir:      dir,
 		Layer:    convert.With(o.EStargz),
-		Store:    storeIn(o.Daemon),
+		Store:    storeIn(o.Daemon, o.Profile),
 		Progress: o.Progress,
 	}
 	made, err := convert.Run(sctx, job)
@@ -120,14 +128,17 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 
 // storeIn stores blobs with the daemon. They are not pinned yet: a CAR names its
 // roots before its blocks, and a blob's root is known last.
-func storeIn(d Daemon) func(context.Context, ocispec.Descriptor, io.Reader) (cid.Cid, error) {
-	return func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) (root cid.Cid, err error) {
-		importBlob := ipfs.Import
-		if oci.KindOf(desc.MediaType) == oci.Layer {
-			importBlob = ipfs.ImportLayer
-		}
+func storeIn(d Daemon, profile ipfs.Profile) func(context.Context, convert.Blob) (cid.Cid, error) {
+	return func(ctx context.Context, b convert.Blob) (root cid.Cid, err error) {
 		err = d.ImportCAR(ctx, nil, func(put ipfs.PutFunc) error {
-			root, _, err = importBlob(ctx, r, put)
+			switch {
+			case profile != "":
+				root, _, err = ipfs.ImportProfile(ctx, profile, b.Reader, put)
+			case len(b.Cuts) > 0:
+				root, _, err = ipfs.ImportLayer(ctx, b.Reader, b.Cuts, ipfs.DefaultLeafSizes(), put)
+			default:
+				root, _, err = ipfs.Import(ctx, b.Reader, put)
+			}
 			return err
 		})
 		return root, err

@@ -101,6 +101,41 @@ func TestPushedIsWhole(t *testing.T) {
 	}
 }
 
+// TestPushProfile checks that each blob has the CID that any tool gives it that
+// keeps to the profile, and that the image is otherwise the same.
+func TestPushProfile(t *testing.T) {
+	ctx := context.Background()
+	d := newDaemon()
+	o := PushOptions{Image: twoPlatforms(t, ""), Daemon: d, TempDir: t.TempDir(), AllPlatforms: true, Profile: ipfs.ProfileUnixFS2025}
+	standard, err := Push(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, m := manifestOf(t, d, standard.CID)
+	_, ours := manifestOf(t, d, push(t, d, o.Image).CID)
+	for i, l := range m.Layers {
+		c, err := oci.CID(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := ipfs.OpenFile(ctx, d, "", c, l.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _, err := ipfs.ImportProfile(ctx, o.Profile, io.NewSectionReader(contextAt{ctx, f}, 0, f.Size()), newDaemon().Put)
+		if err != nil || want != c {
+			t.Errorf("layer %d: %s, want %s, %v", i, c, want, err)
+		}
+		if l.Digest != ours.Layers[i].Digest {
+			t.Errorf("layer %d: %s, without the profile %s", i, l.Digest, ours.Layers[i].Digest)
+		}
+	}
+	o.Profile = "unixfs-v0-2015"
+	if _, err := Push(ctx, o); !errors.Is(err, ipfs.ErrProfile) {
+		t.Errorf("unknown profile: %v", err)
+	}
+}
+
 func TestPushOutput(t *testing.T) {
 	ctx := context.Background()
 	d := newDaemon()

@@ -13,43 +13,15 @@ import (
 	"time"
 
 	nerdctlipfs "github.com/containerd/stargz-snapshotter/ipfs"
-	blocks "github.com/ipfs/go-block-format"
-	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multiaddr/net"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
 	"github.com/ipfs-stargz/ipfs-stargz/serve"
 )
-
-// memoryStore is the daemon's node, in memory and without peers.
-type memoryStore struct{ *blockstest.Memory }
-
-func (s memoryStore) Put(ctx context.Context, bs ...blocks.Block) error {
-	for _, b := range bs {
-		if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
-			return err
-		}
-		if err := s.Memory.Put(ctx, b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s memoryStore) Has(ctx context.Context, c cid.Cid) (bool, error) {
-	err := s.Get(ctx, ipfs.Want{CIDs: []cid.Cid{c}}, func(cid.Cid, []byte) error { return nil })
-	var missing *ipfs.UnavailableError
-	if errors.As(err, &missing) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-func (memoryStore) Sync(context.Context) error { return nil }
 
 type noSwarm struct{}
 
@@ -57,11 +29,23 @@ func (noSwarm) ID() string               { return "" }
 func (noSwarm) Addrs() []string          { return nil }
 func (noSwarm) PeersConnected() []string { return nil }
 
-// serveOn runs the daemon's RPC on a listener until the test ends.
+// serveOn runs the RPC of a daemon that talks to nobody on a listener until the
+// test ends.
 func serveOn(t testing.TB, l net.Listener) {
 	t.Helper()
+	n, err := node.Open(context.Background(), node.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	srv := &http.Server{
-		Handler:           serve.NewHandler(serve.Config{Store: memoryStore{blockstest.NewMemory()}, Swarm: noSwarm{}}),
+		Handler: serve.NewHandler(serve.Config{
+			Store: n, Pins: n.Local(), Repo: n.Local(), Parts: Parts, Swarm: noSwarm{},
+		}),
 		ReadHeaderTimeout: time.Second,
 	}
 	done := make(chan error, 1)
@@ -72,6 +56,18 @@ func serveOn(t testing.TB, l net.Listener) {
 			t.Error(err)
 		}
 	})
+}
+
+// newSite returns a client of a daemon that talks to nobody.
+func newSite(t testing.TB) *kubo.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, l)
+	return connectTo(t, "/unix"+socket)
 }
 
 // connectTo returns a client of the daemon at a multiaddr.
@@ -88,13 +84,7 @@ func connectTo(t testing.TB, addr string) *kubo.Client {
 // TestThroughTheDaemon pushes, inspects and pulls over the daemon's own RPC on
 // its unix socket.
 func TestThroughTheDaemon(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serveOn(t, l)
-	d := connectTo(t, "/unix"+socket)
+	d := newSite(t)
 	path := twoPlatforms(t, "")
 	pushed := push(t, d, path)
 	if want := push(t, newDaemon(), path).CID; pushed.CID != want {

@@ -73,12 +73,12 @@ func randomFile(seed uint64, size int) []byte {
 	return data
 }
 
-// addFile gives a node a file as a layer is given to it.
+// addFile gives a node a file, in leaves of 256 KiB.
 func addFile(t *testing.T, n *testbed.Node, data []byte) cid.Cid {
 	t.Helper()
 	var root cid.Cid
 	err := rpc(t, n).ImportCAR(t.Context(), nil, func(put ipfs.PutFunc) (err error) {
-		root, _, err = ipfs.ImportLayer(t.Context(), bytes.NewReader(data), put)
+		root, _, err = ipfs.Import(t.Context(), bytes.NewReader(data), put)
 		return err
 	})
 	if err != nil {
@@ -90,7 +90,7 @@ func addFile(t *testing.T, n *testbed.Node, data []byte) cid.Cid {
 // fileCID is the root that addFile would give, of a file that nobody has.
 func fileCID(t *testing.T, data []byte) cid.Cid {
 	t.Helper()
-	root, _, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), func(context.Context, blocks.Block) error { return nil })
+	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), func(context.Context, blocks.Block) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

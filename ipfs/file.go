@@ -110,7 +110,7 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err erro
 	if short {
 		p = p[:f.Size()-off]
 	}
-	if err := f.readLeaves(ctx, p, off); err != nil {
+	if err := f.readLeaves(ctx, p, off, false); err != nil {
 		return 0, err
 	}
 	if short {
@@ -120,7 +120,7 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err erro
 }
 
 // readLeaves fills p, all of which is within the file.
-func (f *File) readLeaves(ctx context.Context, p []byte, off int64) error {
+func (f *File) readLeaves(ctx context.Context, p []byte, off int64, bulk bool) error {
 	first, last := f.table.at(off), f.table.at(off+int64(len(p))-1)
 	want := make([]cid.Cid, 0, last-first+1)
 	// The same leaf can be needed in several places (a run of zeros).
@@ -135,7 +135,7 @@ func (f *File) readLeaves(ctx context.Context, p []byte, off int64) error {
 		}
 		places[c] = append(places[c], i)
 	}
-	return f.blocks.Get(ctx, Want{CIDs: want, Root: f.root}, func(c cid.Cid, block []byte) error {
+	return f.blocks.Get(ctx, Want{CIDs: want, Root: f.root, Bulk: bulk}, func(c cid.Cid, block []byte) error {
 		node, err := decodeNode(c, block)
 		if err != nil {
 			return err

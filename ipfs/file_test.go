@@ -143,10 +143,30 @@ func checkFile(t *testing.T, f *ipfs.File, data []byte) {
 	read(0, len(data)+1)
 	read(int64(len(data)), 1)
 	read(int64(len(data)), 0)
+	copied := func(off, n int64) {
+		t.Helper()
+		var got bytes.Buffer
+		err := f.Copy(t.Context(), &got, off, n)
+		want := data[min(off, int64(len(data))):]
+		var wantErr error
+		if int64(len(want)) < n {
+			wantErr = io.EOF
+		}
+		if want = want[:min(n, int64(len(want)))]; err != wantErr || !bytes.Equal(got.Bytes(), want) {
+			t.Fatalf("Copy(%d, %d): %d bytes, %v; want %d, %v", off, n, got.Len(), err, len(want), wantErr)
+		}
+	}
+	copied(0, int64(len(data)))
+	copied(0, int64(len(data))+1)
+	copied(int64(len(data)), 0)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
+	for i := range 200 {
 		off := rnd.Int64N(f.Size() + 1)
-		read(off, int(rnd.Int64N(f.Size()-off+10)))
+		n := rnd.Int64N(f.Size() - off + 10)
+		read(off, int(n))
+		if i%10 == 0 {
+			copied(off, n)
+		}
 	}
 	if _, err := f.ReadAt(t.Context(), make([]byte, 1), -1); err == nil {
 		t.Error("a negative offset is accepted")
@@ -504,4 +524,66 @@ func BenchmarkFileReadAt(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Copy ends with the first error, of the blocks or of the writer, and writes
+// nothing after it.
+func TestCopyErrors(t *testing.T) {
+	m := blockstest.NewMemory()
+	data := blockstest.Random(t, 1, 40<<20).RawData()
+	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := ipfs.OpenFile(t.Context(), m, "", root, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := errors.New("mine")
+	w := &failing{left: 9 << 20, err: mine}
+	if err := f.Copy(t.Context(), w, 0, size); err != mine || w.after {
+		t.Errorf("Copy: %v, want the writer's; written after it: %v", err, w.after)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.Copy(ctx, io.Discard, 0, size); !errors.Is(err, context.Canceled) {
+		t.Errorf("Copy: %v, want context.Canceled", err)
+	}
+	var leaves []cid.Cid
+	for l := range f.Leaves() {
+		leaves = append(leaves, l.CID)
+	}
+	m.Delete(leaves[len(leaves)-1])
+	var got bytes.Buffer
+	var missing *ipfs.UnavailableError
+	if err := f.Copy(t.Context(), &got, 0, size); !errors.As(err, &missing) || !bytes.HasPrefix(data, got.Bytes()) {
+		t.Errorf("Copy: %v after %d bytes, want an UnavailableError", err, got.Len())
+	}
+	var fetched int64
+	if err := f.Fetch(t.Context(), nil); !errors.As(err, &missing) {
+		t.Errorf("Fetch: %v, want an UnavailableError", err)
+	}
+	if _, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Fetch(t.Context(), func(n int64) { fetched += n }); err != nil || fetched != size {
+		t.Errorf("Fetch: %v, %d bytes of %d", err, fetched, size)
+	}
+}
+
+// failing is a writer that takes some bytes, and then fails.
+type failing struct {
+	left  int
+	err   error
+	after bool
+	done  bool
+}
+
+func (w *failing) Write(p []byte) (int, error) {
+	w.after = w.done
+	if w.left -= len(p); w.left < 0 {
+		w.done = true
+		return 0, w.err
+	}
+	return len(p), nil
 }

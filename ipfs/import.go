@@ -14,19 +14,35 @@ import (
 	"github.com/multiformats/go-multihash"
 )
 
-// The sizes of leaves, in bytes.
+// How Kubo's `ipfs add --cid-version=1` makes a file, and so nerdctl: the size
+// of its leaves in bytes, and the number of children of an inner node.
 const (
-	// fileLeafSize is that of Kubo's `ipfs add --cid-version=1`, which nerdctl
-	// uses too.
 	fileLeafSize = 256 << 10
-	// layerLeafSize makes a range cost little more than itself: of what a
-	// Python program with NumPy fetches before its first output, leaves of 256
-	// KiB make 24.5 MB, these 19.8.
-	layerLeafSize = 64 << 10
+	fileLinks    = 174
 )
 
-// importLinks is the number of children of an inner node, as Kubo's.
-const importLinks = 174
+// Profile is a way to make files that others have too, and so the same CIDs.
+type Profile string
+
+// ProfileUnixFS2025 is IPIP-499's profile for files of CIDv1: SHA-256, raw
+// leaves of 1 MiB, a balanced tree of 1024 links a node.
+const ProfileUnixFS2025 Profile = "unixfs-v1-2025"
+
+const (
+	unixfs2025LeafSize = 1 << 20
+	unixfs2025Links    = 1024
+)
+
+// ErrProfile is returned for a profile that is not known.
+var ErrProfile = errors.New("unknown profile")
+
+// Check returns ErrProfile unless the profile is known or "".
+func (p Profile) Check() error {
+	if p != "" && p != ProfileUnixFS2025 {
+		return fmt.Errorf("ipfs: %w %q, there is %s", ErrProfile, string(p), ProfileUnixFS2025)
+	}
+	return nil
+}
 
 // Import reads r to its end and makes a UnixFS file of it: CIDv1, SHA-256, raw
 // leaves of 256 KiB, a balanced tree of 174 links a node. Content that fits in
@@ -36,29 +52,42 @@ const importLinks = 174
 // the block. Import returns the root, the number of bytes read, and the first
 // error of r, put or ctx.
 func Import(ctx context.Context, r io.Reader, put PutFunc) (root cid.Cid, size int64, err error) {
-	return importFile(ctx, r, fileLeafSize, put)
+	return importFile(ctx, r, put, fileLinks, fixed(fileLeafSize))
 }
 
-// ImportLayer is like [Import], for a file of which ranges are read: its leaves
-// have 64 KiB.
-func ImportLayer(ctx context.Context, r io.Reader, put PutFunc) (root cid.Cid, size int64, err error) {
-	return importFile(ctx, r, layerLeafSize, put)
+// ImportProfile is like [Import], for a profile other than Kubo's.
+func ImportProfile(ctx context.Context, p Profile, r io.Reader, put PutFunc) (root cid.Cid, size int64, err error) {
+	if p != ProfileUnixFS2025 {
+		return cid.Undef, 0, fmt.Errorf("ipfs: import: %w %q", ErrProfile, string(p))
+	}
+	return importFile(ctx, r, put, unixfs2025Links, fixed(unixfs2025LeafSize))
 }
 
-func importFile(ctx context.Context, r io.Reader, leafSize int64, put PutFunc) (root cid.Cid, size int64, err error) {
+// splitter cuts a stream into the contents of leaves.
+type splitter = chunker.Splitter
+
+func fixed(leafSize int64) func(io.Reader) splitter {
+	return func(r io.Reader) splitter { return chunker.NewSizeSplitter(r, leafSize) }
+}
+
+// importFile makes a balanced tree of the leaves that split cuts r into.
+func importFile(ctx context.Context, r io.Reader, put PutFunc, links int, split func(io.Reader) splitter) (root cid.Cid, size int64, err error) {
 	in := &countingReader{ctx: ctx, r: r}
 	sink := &importSink{ctx: ctx, put: put}
 	params := helpers.DagBuilderParams{
 		Dagserv:    sink,
 		RawLeaves:  true,
-		Maxlinks:   importLinks,
+		Maxlinks:   links,
 		CidBuilder: cid.V1Builder{Codec: cid.DagProtobuf, MhType: multihash.SHA2_256},
 	}
-	builder, err := params.New(chunker.NewSizeSplitter(in, leafSize))
+	builder, err := params.New(split(in))
 	if err != nil {
 		return cid.Undef, 0, fmt.Errorf("ipfs: import: %w", err)
 	}
 	node, err := balanced.Layout(builder)
+	if err == nil {
+		err = in.err // splitters take io.ErrUnexpectedEOF for the end
+	}
 	if err != nil {
 		return cid.Undef, in.n, fmt.Errorf("ipfs: import after %d bytes: %w", in.n, err)
 	}
@@ -71,6 +100,7 @@ type countingReader struct {
 	ctx context.Context
 	r   io.Reader
 	n   int64
+	err error // of r, other than io.EOF
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
@@ -79,6 +109,9 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	}
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
 	return n, err
 }
 

@@ -10,6 +10,11 @@ import (
 	"testing"
 	"testing/iotest"
 
+	chunk "github.com/ipfs/boxo/chunker"
+	mdtest "github.com/ipfs/boxo/ipld/merkledag/test"
+	"github.com/ipfs/boxo/ipld/unixfs/importer/balanced"
+	"github.com/ipfs/boxo/ipld/unixfs/importer/helpers"
+	uio "github.com/ipfs/boxo/ipld/unixfs/io"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
@@ -108,6 +113,14 @@ func TestImportErrors(t *testing.T) {
 	if _, _, err := ipfs.Import(t.Context(), iotest.ErrReader(mine), m.Put); !errors.Is(err, mine) {
 		t.Errorf("reader's error: %v", err)
 	}
+	// A file that is cut off is no file that ends.
+	cut := io.MultiReader(strings.NewReader("x"), iotest.ErrReader(io.ErrUnexpectedEOF))
+	if _, _, err := ipfs.Import(t.Context(), cut, m.Put); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a file that is cut off: %v", err)
+	}
+	if _, _, err := ipfs.ImportProfile(t.Context(), "kubo", strings.NewReader("x"), m.Put); !errors.Is(err, ipfs.ErrProfile) {
+		t.Errorf("unknown profile: %v", err)
+	}
 	fail := func(context.Context, blocks.Block) error { return mine }
 	if _, _, err := ipfs.Import(t.Context(), strings.NewReader("x"), fail); !errors.Is(err, mine) {
 		t.Errorf("put's error: %v", err)
@@ -119,27 +132,35 @@ func TestImportErrors(t *testing.T) {
 	}
 }
 
-// TestImportLayer checks that a layer's leaves are small, and that it reads back.
-func TestImportLayer(t *testing.T) {
-	data := blockstest.Random(t, 7, 1_000_000).RawData()
-	m := blockstest.NewMemory()
-	root, size, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), func(ctx context.Context, b blocks.Block) error {
-		return m.Put(ctx, b)
-	})
-	if err != nil || size != int64(len(data)) {
-		t.Fatal(size, err)
-	}
-	f, err := ipfs.OpenFile(t.Context(), m, "", root, size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for l := range f.Leaves() {
-		if l.Size > 64<<10 {
-			t.Errorf("a leaf of %d bytes", l.Size)
+// TestImportProfile compares with boxo's own importer and its own idea of the
+// profile, whose values stand in IPIP-499.
+func TestImportProfile(t *testing.T) {
+	p := uio.UnixFS_v1_2025
+	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 5_000_000} {
+		data := counting(size)
+		root, n, err := ipfs.ImportProfile(t.Context(), ipfs.ProfileUnixFS2025, bytes.NewReader(data), blockstest.NewMemory().Put)
+		if err != nil || n != int64(size) {
+			t.Fatalf("%d of %d bytes, %v", n, size, err)
+		}
+		params := helpers.DagBuilderParams{
+			Dagserv: mdtest.Mock(), RawLeaves: p.RawLeaves, Maxlinks: p.FileDAGWidth,
+			CidBuilder: cid.V1Builder{Codec: cid.DagProtobuf, MhType: p.MhType},
+		}
+		builder, err := params.New(chunk.NewSizeSplitter(bytes.NewReader(data), p.ChunkSize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := balanced.Layout(builder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if root != want.Cid() {
+			t.Errorf("%d bytes: root %s, boxo's is %s", size, root, want.Cid())
 		}
 	}
-	got := make([]byte, len(data))
-	if _, err := f.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("read back: %v", err)
+	for p, want := range map[ipfs.Profile]error{"": nil, ipfs.ProfileUnixFS2025: nil, "unixfs-v0-2015": ipfs.ErrProfile} {
+		if err := p.Check(); !errors.Is(err, want) {
+			t.Errorf("profile %q: %v", p, err)
+		}
 	}
 }

@@ -30,7 +30,8 @@ type Blocks interface {
 	// Get returns when every block has been handed over, or with the first
 	// error: that of fn as it is; ctx.Err() when ctx ends; an
 	// [*UnavailableError] when a block could not be had from anyone in the
-	// implementation's own bounded time.
+	// implementation's own bounded time. What can be had at once has been handed
+	// over before that.
 	Get(ctx context.Context, want Want, fn func(c cid.Cid, data []byte) error) error
 }
 

@@ -149,8 +149,12 @@ func (t *table) cid(i int) (cid.Cid, error) {
 	return cid.Cast(t.cids[start:binary.LittleEndian.Uint32(t.cuts[4*i:])])
 }
 
+// TableSuffix ends the name of a leaf table's file, which begins with the CID of
+// the file's root.
+const TableSuffix = ".leaves"
+
 func tablePath(dir string, root cid.Cid) string {
-	return filepath.Join(dir, root.String()+".leaves")
+	return filepath.Join(dir, root.String()+TableSuffix)
 }
 
 // loadTable reads the table of root's file. Without one the error is

@@ -17,9 +17,6 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
-// catWindow is how many bytes of a file cat fetches at once and holds.
-const catWindow = 4 << 20
-
 // argCID reads the one argument of a command: a CID, or a path of one.
 func argCID(q url.Values) (cid.Cid, error) {
 	args := q["arg"]
@@ -162,18 +159,7 @@ func (h *handler) cat(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("X-Content-Length", strconv.FormatInt(length, 10))
 	w.Header().Set("Trailer", streamError)
-	buf := make([]byte, min(length, catWindow))
-	for length > 0 {
-		n, err := f.ReadAt(r.Context(), buf[:min(length, catWindow)], offset)
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(buf[:n]); err != nil {
-			return err
-		}
-		offset, length = offset+int64(n), length-int64(n)
-	}
-	return nil
+	return f.Copy(r.Context(), w, offset, length)
 }
 
 // count reads a number of bytes.

@@ -12,28 +12,29 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	"github.com/ipld/go-car/v2"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
-// Limits on a CAR. What is read of it but not stored yet is at most one batch
-// for each processor, and one more.
+// What is read of a CAR but not stored yet is at most one batch for each
+// processor, and one more.
 const (
-	carHeaderBytes  = 64 << 10 // about 1,700 roots
-	carSectionBytes = ipfs.MaxBlockSize + 256
-	batchBytes      = 4 << 20
-	batchBlocks     = 1024
+	batchBytes  = 4 << 20
+	batchBlocks = 1024
 )
 
 // dagImport stores the blocks of CARs, the files of a form, as they stream in.
 // Each block is verified; the first that is bad ends the import, and those
-// before it stay. It answers when all are on stable storage, with a line for
-// each root (unless pin-roots=false) and, if stats=true, their number.
+// before it stay for an hour, so that another try, or the rest of it, finds
+// them. It answers when all are on stable storage, with a line for each root
+// (unless pin-roots=false) and, if stats=true, their number.
 //
-// A root is reported as pinned when its block is here. There is no garbage
-// collection yet that a pin would hold off.
+// Roots are pinned, with all that they consist of, which has to be here by now:
+// nothing is fetched. A root that is a part of one before it is not pinned by
+// itself.
 func (h *handler) dagImport(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	pin, err := flag(q, "pin-roots", true)
@@ -52,48 +53,66 @@ func (h *handler) dagImport(w http.ResponseWriter, r *http.Request) error {
 	if err := eachFile(r, func(file io.Reader) error { return im.file(r.Context(), file) }); err != nil {
 		return err
 	}
-	if err := h.Store.Sync(r.Context()); err != nil {
-		return err
-	}
-	var lines []any
-	if pin && !silent {
-		for _, root := range im.roots {
-			line, err := h.pinned(r.Context(), root)
-			if err != nil {
-				return err
-			}
-			lines = append(lines, line)
+	// A disk can take its time to sync.
+	return h.lines(w, r, func() any { return nil }, func(ctx context.Context, emit func(any) error) error {
+		if silent {
+			emit = func(any) error { return nil }
 		}
-	}
-	if withStats && !silent {
-		lines = append(lines, map[string]any{"Stats": map[string]int64{"BlockCount": im.blocks, "BlockBytesCount": im.bytes}})
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Chunked-Output", "1")
-	for _, l := range lines {
-		h.encode(w, l)
-	}
-	return nil
+		if err := h.Store.Sync(ctx); err != nil {
+			return err
+		}
+		if pin {
+			kept := make(map[string]bool) // multihashes
+			for _, root := range im.roots {
+				if err := errors.Join(ctx.Err(), emit(h.pinRoot(ctx, root, kept))); err != nil {
+					return err
+				}
+			}
+		}
+		if !withStats {
+			return nil
+		}
+		return emit(map[string]any{"Stats": map[string]int64{"BlockCount": im.blocks, "BlockBytesCount": im.bytes}})
+	})
 }
 
-// pinned is the line about a root.
-func (h *handler) pinned(ctx context.Context, root cid.Cid) (any, error) {
-	type link map[string]string
-	line := struct {
-		Root struct {
-			Cid         link
-			PinErrorMsg string
-		}
-	}{}
-	line.Root.Cid = link{"/": root.String()}
-	ok, err := h.Store.Has(ctx, root)
+// rootLine is what dag/import says of a root.
+type rootLine struct {
+	Root struct {
+		Cid         link
+		PinErrorMsg string
+	}
+}
+
+// link is how dag-json writes a CID.
+type link map[string]string
+
+func linkTo(c cid.Cid) link { return link{"/": c.String()} }
+
+// pinRoot pins a root, unless it is among those kept already, and adds its
+// parts to these.
+func (h *handler) pinRoot(ctx context.Context, root cid.Cid, kept map[string]bool) (line rootLine) {
+	line.Root.Cid = linkTo(root)
+	if kept[string(root.Hash())] {
+		return line
+	}
+	parts, err := h.parts(ctx, h.Repo.Local(), root)
+	if err == nil {
+		_, err = h.Pins.Pin(ctx, pins.Pin{Root: root, Name: h.nameOf(ctx, root), Parts: parts})
+	}
 	if err != nil {
-		return nil, err
+		line.Root.PinErrorMsg = "not pinned: " + err.Error()
+		var unavailable *ipfs.UnavailableError
+		var missing *store.MissingError
+		if errors.As(err, &unavailable) || errors.As(err, &missing) {
+			line.Root.PinErrorMsg = "it is not whole in the CAR, nor with the rest in the node: " + err.Error()
+		}
+		return line
 	}
-	if !ok {
-		line.Root.PinErrorMsg = "the root's block is neither in the CAR nor in the node"
+	for _, p := range parts {
+		kept[string(p.Hash())] = true
 	}
-	return line, nil
+	return line
 }
 
 func flag(q url.Values, name string, none bool) (bool, error) {
@@ -116,10 +135,9 @@ type importer struct {
 }
 
 func (im *importer) file(ctx context.Context, file io.Reader) error {
-	r, err := car.NewBlockReader(file, car.WithTrustedCAR(true), // the store verifies
-		car.MaxAllowedHeaderSize(carHeaderBytes), car.MaxAllowedSectionSize(carSectionBytes))
+	r, err := ipfs.NewCARReader(file)
 	if err != nil {
-		return fmt.Errorf("%w: CAR: %w", errUsage, noEOF(err))
+		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	im.roots = append(im.roots, r.Roots...)
 	g, ctx := errgroup.WithContext(ctx)
@@ -138,7 +156,7 @@ func (im *importer) file(ctx context.Context, file io.Reader) error {
 			break
 		}
 		if err != nil {
-			readErr = fmt.Errorf("%w: CAR after %d blocks: %w", errUsage, im.blocks, err)
+			readErr = fmt.Errorf("%w: %w", errUsage, err)
 			break
 		}
 		im.blocks++
@@ -158,12 +176,4 @@ func (im *importer) file(ctx context.Context, file io.Reader) error {
 		return err
 	}
 	return readErr
-}
-
-// noEOF makes of an end that came too early an error that says so.
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

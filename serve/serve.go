@@ -24,6 +24,8 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
 // Store is what the RPC needs of the node's blocks.
@@ -37,6 +39,26 @@ type Store interface {
 	Sync(ctx context.Context) error
 }
 
+// Pins is what the RPC needs to keep things in the node; ipfs/store has it.
+type Pins interface {
+	// Pin keeps what is here whole, or fails with a [*store.MissingError].
+	Pin(ctx context.Context, p pins.Pin) (pins.Pin, error)
+	// Unpin lets go; the error may wrap [pins.ErrNotPinned].
+	Unpin(ctx context.Context, root cid.Cid) error
+	Pins(ctx context.Context) ([]pins.Pin, error)
+	// Held tells how many bytes of a pin are here.
+	Held(ctx context.Context, p pins.Pin) (int64, error)
+}
+
+// Repo is what the RPC needs of the node's own blocks; ipfs/store has it.
+type Repo interface {
+	// Local gets blocks without asking the network.
+	Local() ipfs.Blocks
+	Stat() store.Stat
+	// Collect removes what nothing pins, oldest first, down to target bytes.
+	Collect(ctx context.Context, target int64, removed func(c cid.Cid, size int64)) (store.Freed, error)
+}
+
 // Swarm is what the RPC tells of the node and its peers.
 type Swarm interface {
 	ID() string
@@ -46,22 +68,34 @@ type Swarm interface {
 
 // Config has what a handler needs.
 type Config struct {
-	Store   Store
+	Store Store
+	Pins  Pins
+	Repo  Repo
+	// Parts lists the roots of the DAGs that make up what a CID names, itself
+	// among them: the documents and layers of an image. It reads what it needs
+	// from blocks. nil: everything is one DAG.
+	Parts func(ctx context.Context, blocks ipfs.Blocks, root cid.Cid) ([]cid.Cid, error)
+
 	Swarm   Swarm
+	Peers   Peers        // nil: the commands about peers say only who is connected
+	Names   Names        // nil: there are no commands for names
 	Version string       // of the daemon
 	Commit  string       // that it was built from
 	Log     *slog.Logger // of failed requests; nil discards them
 }
 
 // NewHandler returns the handler of /api/v0/. The commands: version, id,
-// swarm/peers, block/get, block/stat, block/put, cat, dag/import.
+// swarm/peers, block/get, block/stat, block/put, cat, dag/import, dag/export,
+// pin/add, pin/rm, pin/ls, repo/gc, repo/stat; with Peers swarm/bans and
+// swarm/forgive, which Kubo has not; with Names name/publish, name/resolve,
+// key/gen and key/list.
 func NewHandler(c Config) http.Handler {
 	h := &handler{Config: c}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
 	}
 	mux := http.NewServeMux()
-	for name, run := range map[string]command{
+	commands := map[string]command{
 		"version":     h.version,
 		"id":          h.id,
 		"swarm/peers": h.peers,
@@ -70,7 +104,16 @@ func NewHandler(c Config) http.Handler {
 		"block/put":   h.blockPut,
 		"cat":         h.cat,
 		"dag/import":  h.dagImport,
-	} {
+		"dag/export":  h.dagExport,
+		"pin/add":     h.pinAdd,
+		"pin/rm":      h.pinRm,
+		"pin/ls":      h.pinLs,
+		"repo/gc":     h.repoGC,
+		"repo/stat":   h.repoStat,
+	}
+	h.addPeers(commands)
+	h.addNames(commands)
+	for name, run := range commands {
 		mux.Handle("/api/v0/"+name, h.command(name, run))
 	}
 	return mux
@@ -122,6 +165,11 @@ func (h *handler) command(name string, run command) http.Handler {
 		case r.Context().Err() == context.Canceled:
 			panic(http.ErrAbortHandler) // nobody listens
 		case out.began:
+			// A short answer that was not sent yet would be sent whole, without a
+			// trailer.
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				h.Log.Debug("an RPC answer was not taken", "command", name, "err", err)
+			}
 			w.Header().Set(http.TrailerPrefix+streamError, err.Error())
 			h.Log.Warn("an RPC answer broke off", "command", name, "err", err)
 		default:
@@ -193,6 +241,9 @@ type answer struct {
 	http.ResponseWriter
 	began bool
 }
+
+// Unwrap is for [http.ResponseController].
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 func (a *answer) Write(p []byte) (int, error) {
 	a.began = true

@@ -25,6 +25,7 @@ import (
 	"github.com/multiformats/go-multihash"
 	"go.uber.org/goleak"
 
+	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
@@ -59,7 +60,9 @@ func start(t *testing.T) *daemon {
 			t.Error(err)
 		}
 	})
-	d.addr, d.client = listen(t, serve.NewHandler(serve.Config{Store: d, Swarm: d, Version: "1.2.3", Commit: "abc"}))
+	d.addr, d.client = listen(t, serve.NewHandler(serve.Config{
+		Store: d, Pins: d.Local(), Repo: d.Local(), Parts: image.Parts, Swarm: d, Version: "1.2.3", Commit: "abc",
+	}))
 	return d
 }
 
@@ -448,7 +451,6 @@ func TestDagImport(t *testing.T) {
 		{"no pin", url.Values{"pin-roots": {"false"}}, [][]byte{good}, 200, ""},
 		{"silent", url.Values{"silent": {"true"}, "stats": {"true"}}, [][]byte{good}, 200, ""},
 		{"two CARs", nil, [][]byte{good, carOf(t, []cid.Cid{b.Cid()})}, 200, root(a.Cid(), "") + root(b.Cid(), "")},
-		{"root nowhere", nil, [][]byte{carOf(t, []cid.Cid{c.Cid()}, a)}, 200, root(c.Cid(), "the root's block is neither in the CAR nor in the node")},
 		{"bad flag", url.Values{"stats": {"maybe"}}, [][]byte{good}, 400, "stats"},
 		{"no file", nil, nil, 400, "form"},
 		{"no CAR", nil, [][]byte{[]byte("no CAR at all")}, 400, "CAR"},
@@ -465,6 +467,10 @@ func TestDagImport(t *testing.T) {
 				t.Errorf("%s %s, want %d %s", resp.Status, text, tt.status, tt.want)
 			}
 		})
+	}
+	resp, text := d.postForm(t, "/api/v0/dag/import", carOf(t, []cid.Cid{c.Cid()}, a))
+	if resp.StatusCode != http.StatusOK || !strings.Contains(text, `"PinErrorMsg":"it is not whole in the CAR`) || !strings.Contains(text, c.Cid().String()) {
+		t.Errorf("a root that is nowhere: %s %s", resp.Status, text)
 	}
 	if ok, err := d.Has(t.Context(), c.Cid()); ok || err != nil {
 		t.Errorf("Has: %v, %v", ok, err)

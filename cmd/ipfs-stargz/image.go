@@ -10,6 +10,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/config"
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
@@ -54,6 +55,8 @@ func pushCommand() *cobra.Command {
 	var (
 		client clientFlags
 		opts   image.PushOptions
+		car    string
+		ipns   string
 	)
 	cmd := &cobra.Command{
 		Use:   "push IMAGE",
@@ -71,12 +74,6 @@ or just its path). The last line of standard output is the CID alone.`,
 			}
 			defer daemon.Close()
 			opts.Image, opts.Daemon = args[0], daemon
-			if opts.TempDir != "" {
-				// The eStargz library has no other way to be told.
-				if err := os.Setenv("TMPDIR", opts.TempDir); err != nil {
-					return err
-				}
-			}
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Push(cmd.Context(), opts)
 			opts.Progress.Close()
@@ -89,6 +86,14 @@ or just its path). The last line of standard output is the CID alone.`,
 			fmt.Fprintf(os.Stderr, "%d blobs, %s, in %v: %d layers converted, %d kept, %d not lazy\n",
 				result.Blobs, progress.Bytes(result.Bytes), result.Took.Round(time.Millisecond),
 				result.Converted, result.Kept, result.Plain)
+			if err := afterPush(cmd.Context(), daemon, result.CID, args[0], car); err != nil {
+				return err
+			}
+			if ipns != "" {
+				if err := publishName(cmd.Context(), daemon, ipns, result.CID.String()); err != nil {
+					return err
+				}
+			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.CID)
 			return err
 		},
@@ -99,6 +104,10 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.StringSliceVar(&opts.Platforms, "platform", nil, "`platforms` to push of an image with several (default: this machine's)")
 	f.BoolVar(&opts.AllPlatforms, "all-platforms", false, "push all of them")
 	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
+	f.StringVar((*string)(&opts.Profile), "profile", "",
+		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", ipfs.ProfileUnixFS2025))
+	f.StringVar(&car, "car", "", "write all that the image needs to this CAR `file` too, for pull --car")
+	f.StringVar(&ipns, "ipns", "", "have the IPNS name of this `key` stand for the image; the key is made the first time")
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
 	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	return cmd
@@ -108,20 +117,34 @@ func pullCommand() *cobra.Command {
 	var (
 		client clientFlags
 		opts   image.PullOptions
+		car    string
 	)
 	cmd := &cobra.Command{
-		Use:   "pull ipfs://CID",
+		Use:   "pull {ipfs://CID | ipns://NAME | --car FILE}",
 		Short: "Make an image of IPFS an image of containerd, without waiting for its layers",
 		Example: `  ipfs-stargz pull ipfs://bafkrei...
-  ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3`,
-		Args: oneArgument("ipfs://CID"),
+  ipfs-stargz pull ipns://k51...             # what push --ipns KEY published last
+  ctr run --rm -t --snapshotter ipfs-stargz bafkrei... demo python3
+  ipfs-stargz pull --car image.car`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if car != "" && len(args) == 0 {
+				return nil
+			}
+			return oneArgument("ipfs://CID or ipns://NAME")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {
 				return err
 			}
 			defer daemon.Close()
-			opts.Ref, opts.Daemon = args[0], daemon
+			opts.Daemon = daemon
+			if opts.Ref, err = pullRef(cmd.Context(), daemon, args, car); err != nil {
+				return err
+			}
+			if opts.Ref, err = resolveName(cmd.Context(), daemon, opts.Ref); err != nil {
+				return err
+			}
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Pull(cmd.Context(), opts)
 			opts.Progress.Close()
@@ -138,6 +161,7 @@ func pullCommand() *cobra.Command {
 	client.add(cmd)
 	containerdFlags(cmd, &opts.Containerd)
 	f := cmd.Flags()
+	f.StringVar(&car, "car", "", "import the image from this CAR `file`, as push --car wrote it, and pin it")
 	f.StringVar(&opts.Name, "name", "", "the image's `name` in containerd (default: its CID)")
 	f.StringVar(&opts.Platform, "platform", "", "`platform` to pull of an image with several (default: this machine's)")
 	f.StringVar(&opts.Snapshotter, "snapshotter", image.DefaultSnapshotter, "our `name` in containerd's configuration")

@@ -50,6 +50,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), pushCommand(), pullCommand(), inspectCommand(), statusCommand(), versionCommand())
+	root.AddCommand(serveCommand(), pushCommand(), pullCommand(), inspectCommand(), statusCommand(), peersCommand(), versionCommand())
+	root.AddCommand(pinCommand(), unpinCommand(), lsCommand(), gcCommand())
 	return root
 }

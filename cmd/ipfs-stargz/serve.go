@@ -27,6 +27,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 	"github.com/ipfs-stargz/ipfs-stargz/serve"
 	"github.com/ipfs-stargz/ipfs-stargz/snapshotter"
 )
@@ -110,24 +111,37 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	n, err := node.Open(ctx, node.Config{
 		Dir:          filepath.Join(cfg.Root, "ipfs"),
+		Mode:         node.Mode(cfg.IPFS.Mode),
 		Listen:       cfg.IPFS.Listen,
+		Announce:     cfg.IPFS.Announce,
 		Peers:        cfg.IPFS.Peers,
 		SwarmKeyFile: cfg.IPFS.SwarmKey,
+		NoDHT:        !cfg.IPFS.DHT,
+		MDNS:         cfg.IPFS.MDNS,
+		Bootstrap:    cfg.IPFS.Bootstrap,
+		Routers:      cfg.IPFS.Routers,
 		FetchTimeout: time.Duration(cfg.IPFS.FetchTimeout),
+		Store:        store.Options{Budget: int64(cfg.IPFS.Budget), KeepFree: cfg.IPFS.KeepFreePercent},
 		Log:          log,
 	})
 	if err != nil {
 		return err
 	}
 	defer closing("IPFS node", n.Close)
-	if len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
+	if cfg.IPFS.Mode == string(node.Private) && len(cfg.IPFS.Peers) == 0 && cfg.IPFS.SwarmKey == "" {
 		log.Warn("this node talks to nobody: name nodes in ipfs.peers, or give all of yours one ipfs.swarm_key")
 	}
 
-	tables := filepath.Join(cfg.Root, "leaves")
+	from, err := openSources(cfg.IPFS, n, log)
+	if err != nil {
+		return err
+	}
+	defer closing("sources", from.Close)
+
+	tables := n.Tables()
 	files, err := fs.New(fs.Config{
 		Root:           cfg.Root,
-		Open:           opener(n, tables),
+		Open:           opener(from, tables),
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
 		Log:            log,
@@ -140,7 +154,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	sn, err := snapshotter.New(snapshotter.Config{
 		Root:           cfg.Root,
 		Lazy:           files,
-		Finder:         image.NewFinder(n),
+		Finder:         image.NewFinder(from),
 		DataDirs:       files.DataDirs(),
 		ResolveTimeout: time.Duration(cfg.Snapshotter.ResolveTimeout),
 		Log:            log,
@@ -152,7 +166,11 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
-	apiServer := &http.Server{Handler: serve.NewHandler(serve.Config{Store: n, Swarm: n, Version: version, Log: log}), ReadHeaderTimeout: stopTimeout}
+	api := serve.NewHandler(serve.Config{
+		Store: reading{n, from}, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
+		Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log,
+	})
+	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,6 +41,7 @@ func FuzzReadTOC(f *testing.F) {
 func FuzzTOCJSON(f *testing.F) {
 	f.Add(entries())
 	f.Add(twoChunks(3, 3, 0))
+	f.Add(entries(`{"name":"a","type":"reg","size":3,"offset":1,"memberSize":5,"chunkDigest":"` + d + `"}`))
 	f.Add(entries(`{"name":"/a//./b/","type":"dir","mode":17407,"uid":1,"gid":2,"modtime":"2024-02-29T12:30:15.5+02:00"}`,
 		`{"name":"\ufffd","nameBytes":"/w==","type":"symlink","linkName":"..//x"}`,
 		`{"name":"c","type":"char","devMajor":1,"devMinor":3}`, `{"name":"h","type":"hardlink","linkName":"c"}`,
@@ -78,6 +80,9 @@ func checkTOC(t *testing.T, toc *TOC, err error) {
 		if size != o.Size {
 			t.Fatalf("object %+v of %d bytes", o, size)
 		}
+	}
+	if !slices.IsSorted(toc.bounds) || len(toc.bounds) == 0 || toc.bounds[len(toc.bounds)-1] != toc.footer.payloadEnd {
+		t.Fatalf("bounds %d of a payload that ends at %d", toc.bounds, toc.footer.payloadEnd)
 	}
 	for _, e := range toc.Entries {
 		clean := bytes.Clone([]byte(e.Name))

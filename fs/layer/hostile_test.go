@@ -94,6 +94,11 @@ func TestHostileTOC(t *testing.T) {
 		"nested deep":                {`{"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}`, ErrInvalid},
 		"version 2":                  {`{"version":2,"entries":[]}`, ErrNotLazy},
 		"unknown type":               {entries(`{"name":"a","type":"door"}`), ErrInvalid},
+		"member size":                {file(`"size":3,"offset":1,"memberSize":5,"chunkDigest":"` + d + `"`), nil},
+		"member of the whole blob":   {file(fmt.Sprintf(`"size":3,"offset":1,"memberSize":%d,"chunkDigest":"%s"`, payload-1, d)), nil},
+		"negative member":            {file(`"size":3,"offset":1,"memberSize":-1,"chunkDigest":"` + d + `"`), ErrInvalid},
+		"member past the files":      {file(fmt.Sprintf(`"size":3,"offset":1,"memberSize":%d,"chunkDigest":"%s"`, payload, d)), ErrInvalid},
+		"member that overflows":      {file(`"size":3,"offset":1,"memberSize":9223372036854775807,"chunkDigest":"` + d + `"`), ErrInvalid},
 		"no type":                    {entries(`{"name":"a"}`), ErrInvalid},
 		"name upwards":               {entries(`{"name":"a/../../b","type":"dir"}`), ErrInvalid},
 		"name with NUL":              {entries(`{"name":"a\u0000","type":"dir"}`), ErrInvalid},
@@ -193,6 +198,29 @@ func twoChunks(firstSize, secondOffset, secondSize int64) string {
 	return entries(
 		fmt.Sprintf(`{"name":"a","type":"reg","size":10,"offset":1,"chunkSize":%d,"chunkDigest":"%s"}`, firstSize, d),
 		fmt.Sprintf(`{"name":"a","type":"chunk","offset":20,"chunkOffset":%d,"chunkSize":%d,"chunkDigest":"%s"}`, secondOffset, secondSize, d))
+}
+
+// TestBounds has a stream that ends before the next begins, one that says that
+// it goes on into it, and one whose contents are in the layer already.
+func TestBounds(t *testing.T) {
+	one := func(name string, offset, size int64) string {
+		return fmt.Sprintf(`{"name":%q,"type":"reg","size":3,"offset":%d,"memberSize":%d,"chunkDigest":"%s"}`, name, offset, size,
+			digest.FromString(name[:1]))
+	}
+	toc, err := ReadTOC(context.Background(), &memory{b: blobWith(t, entries(one("a", 10, 5), one("b", 20, 15), one("c", 30, 0), one("a again", 40, 6)))}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reach []int64
+	for _, o := range toc.Objects {
+		reach = append(reach, o.Chunks[0].BlobSize)
+	}
+	if want := []int64{5, 10, 10}; !slices.Equal(reach, want) {
+		t.Errorf("streams of %d bytes, want %d", reach, want)
+	}
+	if want := []int64{10, 15, 20, 30, 35, 40, 46, payload}; !slices.Equal(toc.Bounds(), want) {
+		t.Errorf("bounds %d, want %d", toc.Bounds(), want)
+	}
 }
 
 func TestCleanedEntries(t *testing.T) {
@@ -376,7 +404,7 @@ func TestHugeTOC(t *testing.T) {
 		t.Errorf("read %d of 1000 bytes: got %v", n, err)
 	}
 	far := &sparse{size: 1 << 30, tail: gzipFooter(1000)}
-	if _, err := ReadTOC(context.Background(), far, ""); !errors.Is(err, ErrLimit) || far.read > maxTailBytes {
+	if _, err := ReadTOC(context.Background(), far, ""); !errors.Is(err, ErrLimit) || far.read > maxFooterBytes {
 		t.Errorf("TOC of 1 GiB: got %v after %d bytes", err, far.read)
 	}
 }

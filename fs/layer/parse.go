@@ -57,6 +57,7 @@ type parser struct {
 
 	arena    []Chunk // where the chunks of objects are carved from
 	offsets  []int64 // where compressed streams begin, in order of the TOC
+	ends     []int64 // where some of them end, if before the next begins
 	lastTime []byte  // last modtime parsed, and what it means
 	modTime  time.Time
 }
@@ -93,7 +94,7 @@ func (p *parser) add(e *tocjson.Entry) error {
 // chunk adds a chunk to the open file: the file's own entry has the first one.
 func (p *parser) chunk(e *tocjson.Entry) error {
 	name, rest := p.file.Name, p.file.Size-p.next
-	c := Chunk{Offset: e.ChunkOffset, Size: e.ChunkSize, BlobOffset: e.Offset, InnerOffset: e.InnerOffset}
+	c := Chunk{Offset: e.ChunkOffset, Size: e.ChunkSize, BlobOffset: e.Offset, BlobSize: e.MemberSize, InnerOffset: e.InnerOffset}
 	if c.Offset != p.next {
 		return fmt.Errorf("%w: %q has a chunk at %d where one at %d is next", ErrInvalid, name, c.Offset, p.next)
 	}
@@ -106,6 +107,9 @@ func (p *parser) chunk(e *tocjson.Entry) error {
 	case c.BlobOffset < 0 || c.BlobOffset >= p.toc.footer.payloadEnd || c.InnerOffset < 0:
 		return fmt.Errorf("%w: %q has a chunk at byte %d (and %d within) of a blob whose files end at %d",
 			ErrInvalid, name, c.BlobOffset, c.InnerOffset, p.toc.footer.payloadEnd)
+	case e.MemberSize < 0 || e.MemberSize > p.toc.footer.payloadEnd-c.BlobOffset:
+		return fmt.Errorf("%w: %q has a chunk in a stream of %d bytes at byte %d of a blob whose files end at %d",
+			ErrInvalid, name, e.MemberSize, c.BlobOffset, p.toc.footer.payloadEnd)
 	case c.Size > MaxChunkBytes:
 		return fmt.Errorf("%w: %q has a chunk of %d bytes, at most %d", ErrNotLazy, name, c.Size, MaxChunkBytes)
 	case c.InnerOffset > MaxInnerOffset:
@@ -121,6 +125,9 @@ func (p *parser) chunk(e *tocjson.Entry) error {
 	}
 	p.chunks = append(p.chunks, c)
 	p.offsets = append(p.offsets, c.BlobOffset)
+	if e.MemberSize > 0 {
+		p.ends = append(p.ends, c.BlobOffset+e.MemberSize)
+	}
 	p.next += c.Size
 	return nil
 }
@@ -160,7 +167,8 @@ func (p *parser) close() error {
 }
 
 // finish ends the last file and finds how far each chunk's stream can reach:
-// to where the next one begins, or to the end of the payload.
+// as far as the TOC says, or to where the next one begins, or to the end of the
+// payload.
 func (p *parser) finish() error {
 	if err := p.close(); err != nil {
 		return err
@@ -178,9 +186,15 @@ func (p *parser) finish() error {
 			} else if p.offsets[at] != c.BlobOffset {
 				at, _ = slices.BinarySearch(p.offsets, c.BlobOffset)
 			}
-			c.BlobSize = p.offsets[at+1] - c.BlobOffset
+			reach := p.offsets[at+1] - c.BlobOffset
+			if c.BlobSize == 0 || c.BlobSize > reach {
+				c.BlobSize = reach
+			}
 		}
 	}
+	p.toc.bounds = append(p.offsets, p.ends...)
+	slices.Sort(p.toc.bounds)
+	p.toc.bounds = slices.Compact(p.toc.bounds)
 	return nil
 }
 

@@ -34,15 +34,22 @@ type TOC struct {
 	Objects []Object
 
 	footer footer
-	raw    []byte // the TOC as it is in the blob, compressed
+	raw    []byte  // the TOC as it is in the blob, compressed
+	bounds []int64 // see Bounds
 }
 
-// The first read takes 1/64 of the blob from its end, within these bounds. A
-// TOC has about 80 compressed bytes a file, about 1 % of a usual layer.
+// Bounds returns where in the blob compressed streams are known to begin or
+// end, rising, the last being the end of the payload. A blob that is cut at
+// such places, and nowhere else, gives each file's contents from parts that
+// hold little else.
+func (t *TOC) Bounds() []int64 { return t.bounds }
+
+// The first read is of the footer alone, for what lies before it may be in
+// other blocks than the TOC; but a blob that is no larger than a usual block is
+// read whole.
 const (
-	minTailBytes = 32 << 10
-	maxTailBytes = 1 << 20
-	tailFraction = 64
+	maxFooterBytes = 64 + skippableHeaderSize
+	wholeBytes     = 32 << 10
 )
 
 // ReadTOC reads, verifies and checks the TOC of the layer in src. want is the
@@ -50,12 +57,15 @@ const (
 // (containerd.io/snapshot/stargz/toc.digest); if it is empty whatever is there
 // is taken, and TOC.Digest tells what that was.
 //
-// It reads src once where the TOC lies within the blob's last 1/64 (32 KiB to
-// 1 MiB), else twice. Its errors are ErrNotStargz, ErrTOCDigest, ErrInvalid,
+// It reads src twice, the footer and then exactly the TOC, or once if the blob
+// is small. Its errors are ErrNotStargz, ErrTOCDigest, ErrInvalid,
 // ErrLimit and ErrNotLazy, and those of src.
 func ReadTOC(ctx context.Context, src Source, want digest.Digest) (*TOC, error) {
 	size := src.Size()
-	n := min(size, max(minTailBytes, min(maxTailBytes, size/tailFraction)))
+	n := size
+	if n > wholeBytes {
+		n = maxFooterBytes
+	}
 	if n <= 0 {
 		return nil, fmt.Errorf("%w: the blob is empty", ErrNotStargz)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
 // ErrMissing is wrapped by errors about blobs that the source does not have.
@@ -47,12 +48,18 @@ type Job struct {
 
 	// Layer converts one layer.
 	Layer LayerFunc
-	// Store puts a blob of the result, whose bytes r gives, into IPFS. It is
-	// called for many at once, and for each digest once. A blob comes after all
-	// that it refers to.
-	Store func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) (cid.Cid, error)
+	// Store puts a blob of the result into IPFS. It is called for many at once,
+	// and for each digest once. A blob comes after all that it refers to.
+	Store func(ctx context.Context, b Blob) (cid.Cid, error)
 
 	Progress progress.Reporter
+}
+
+// Blob is what there is to store.
+type Blob struct {
+	ocispec.Descriptor
+	Reader io.Reader  // of its bytes, once
+	Cuts   []ipfs.Cut // where it may be cut into blocks; none if it is no lazy layer
 }
 
 // LayerFunc writes the eStargz form of the layer src, which is a tar, plain or
@@ -61,16 +68,9 @@ type LayerFunc func(ctx context.Context, src *io.SectionReader, dst io.Writer) (
 
 // With returns the LayerFunc that uses package estargz.
 func With(o estargz.Options) LayerFunc {
-	return func(ctx context.Context, src *io.SectionReader, dst io.Writer) (_ estargz.Digests, err error) {
-		blob, err := estargz.Convert(ctx, src, o)
-		if err != nil {
-			return estargz.Digests{}, err
-		}
-		defer func() { err = errors.Join(err, blob.Close()) }()
-		if _, err := io.Copy(dst, blob); err != nil {
-			return estargz.Digests{}, err
-		}
-		return blob.Digests()
+	return func(ctx context.Context, src *io.SectionReader, dst io.Writer) (estargz.Digests, error) {
+		made, err := estargz.Convert(ctx, dst, src, o)
+		return made.Digests, err
 	}
 }
 

@@ -154,18 +154,20 @@ type world struct {
 	ipfs   *blockstest.Memory
 	mu     sync.Mutex
 	stored map[digest.Digest]int // calls of Store
+	cuts   map[digest.Digest]int // that Store was given
 }
 
 func newWorld(t testing.TB, s *store, root ocispec.Descriptor) *world {
 	t.Helper()
-	w := &world{store: s, ipfs: blockstest.NewMemory(), stored: map[digest.Digest]int{}}
+	w := &world{store: s, ipfs: blockstest.NewMemory(), stored: map[digest.Digest]int{}, cuts: map[digest.Digest]int{}}
 	w.Job = Job{
 		Source: s, Root: root, Dir: t.TempDir(), Layer: With(estargz.Options{}), Progress: progress.Discard(),
-		Store: func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) (cid.Cid, error) {
-			c, _, err := ipfs.Import(ctx, r, w.ipfs.Put)
+		Store: func(ctx context.Context, b Blob) (cid.Cid, error) {
+			c, _, err := ipfs.Import(ctx, b.Reader, w.ipfs.Put)
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.stored[desc.Digest]++
+			w.stored[b.Digest]++
+			w.cuts[b.Digest] = len(b.Cuts)
 			return c, err
 		},
 	}
@@ -251,6 +253,9 @@ func TestRun(t *testing.T) {
 		if got := l.Annotations[oci.AnnotationCID]; got != c.String() {
 			t.Errorf("layer %d: annotated with %s, its URL has %s", i, got, c)
 		}
+		if n := w.cuts[l.Digest]; n < 3 { // landmark, file, TOC
+			t.Errorf("layer %d was to be cut at %d places", i, n)
+		}
 		if l.Annotations[oci.AnnotationTOCDigest] == "" {
 			t.Errorf("layer %d has no TOC digest", i)
 		}
@@ -268,6 +273,9 @@ func TestRun(t *testing.T) {
 		if n != 1 {
 			t.Errorf("blob %s was stored %d times", d, n)
 		}
+	}
+	if w.cuts[m.Config.Digest]+w.cuts[result.Root.Digest] != 0 {
+		t.Error("documents were to be cut")
 	}
 	if want := 5; len(result.Blobs) != want { // 3 distinct layers, config, manifest
 		t.Errorf("%d blobs, want %d", len(result.Blobs), want)
@@ -526,7 +534,7 @@ func TestTroubleIsNotTheLayers(t *testing.T) {
 	}
 	w := newWorld(t, s, root)
 	boom := errors.New("boom")
-	w.Store = func(context.Context, ocispec.Descriptor, io.Reader) (cid.Cid, error) { return cid.Undef, boom }
+	w.Store = func(context.Context, Blob) (cid.Cid, error) { return cid.Undef, boom }
 	if _, err := Run(context.Background(), w.Job); !errors.Is(err, boom) {
 		t.Errorf("store fails: %v", err)
 	}

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,8 +13,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	lazy "github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
 // store puts the blob of desc, which from has, into IPFS, once for each digest,
@@ -51,7 +55,10 @@ func (r *run) put(ctx context.Context, desc ocispec.Descriptor, from content.Pro
 	task := r.Progress.Task("store "+short(desc.Digest), desc.Size)
 	verifier := desc.Digest.Verifier()
 	in := progress.Reader(io.TeeReader(io.NewSectionReader(ra, 0, desc.Size), verifier), task)
-	b.cid, err = r.Store(ctx, desc, in)
+	cuts, err := cutsOf(ctx, desc, ra)
+	if err == nil {
+		b.cid, err = r.Store(ctx, Blob{Descriptor: desc, Reader: in, Cuts: cuts})
+	}
 	if err == nil && !verifier.Verified() {
 		err = fmt.Errorf("%s %s: its bytes have another digest: %w", desc.MediaType, desc.Digest, oci.ErrInvalid)
 	}
@@ -61,6 +68,19 @@ func (r *run) put(ctx context.Context, desc ocispec.Descriptor, from content.Pro
 	}
 	task.Done(b.cid.String())
 	return nil
+}
+
+// cutsOf returns where the blob of desc may be cut into blocks, none if it is
+// no lazy layer.
+func cutsOf(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) ([]ipfs.Cut, error) {
+	if oci.KindOf(desc.MediaType) != oci.Layer {
+		return nil, nil
+	}
+	cuts, err := estargz.Cuts(ctx, source{ra})
+	if errors.Is(err, lazy.ErrNotStargz) || isUnfit(err) {
+		return nil, nil
+	}
+	return cuts, err
 }
 
 // list notes the blobs of the result from desc down, children first.

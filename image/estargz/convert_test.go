@@ -137,27 +137,21 @@ func section(b []byte) *io.SectionReader {
 	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
 }
 
-// convert converts b and checks what the result says of itself.
-func convert(t testing.TB, b []byte, o Options) []byte {
+// made converts b and checks what the result says of itself.
+func made(t testing.TB, b []byte, o Options) []byte {
 	t.Helper()
-	blob, err := Convert(context.Background(), section(b), o)
+	out, _ := result(t, b, o)
+	return out
+}
+
+func result(t testing.TB, b []byte, o Options) ([]byte, Result) {
+	t.Helper()
+	var blob bytes.Buffer
+	d, err := Convert(context.Background(), &blob, section(b), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := blob.Digests(); err == nil {
-		t.Error("digests of a blob that was not read")
-	}
-	out, err := io.ReadAll(blob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := blob.Digests()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := blob.Close(); err != nil {
-		t.Error(err)
-	}
+	out := blob.Bytes()
 	plain := gunzip(t, out)
 	if d.DiffID != digest.FromBytes(plain) || d.UncompressedSize != int64(len(plain)) {
 		t.Errorf("digests %+v are not of the blob", d)
@@ -173,7 +167,7 @@ func convert(t testing.TB, b []byte, o Options) []byte {
 	if err != nil || format != layer.Gzip || toc != d.TOC {
 		t.Errorf("IsStargz: %v, %v, %v", format, toc, err)
 	}
-	return out
+	return out, d
 }
 
 func gunzip(t testing.TB, b []byte) []byte {
@@ -315,7 +309,7 @@ func TestConvertLosesNothing(t *testing.T) {
 		"prioritized": {Prioritized: []string{"data/3", "bin/hard", "etc/missing", "type-changes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			out := convert(t, plain, o)
+			out := made(t, plain, o)
 			sameTree(t, unpack(t, gunzip(t, out)), want)
 			tocEquals(t, out, want)
 		})
@@ -397,31 +391,30 @@ func TestConvertIsDeterministic(t *testing.T) {
 	if err := ze.Close(); err != nil {
 		t.Fatal(err)
 	}
-	want := convert(t, plain, o)
+	want := made(t, plain, o)
 	for name, b := range map[string][]byte{"tar": plain, "gzip": zipped.Bytes(), "zstd": zstded.Bytes()} {
-		if got := convert(t, b, o); !bytes.Equal(got, want) {
+		if got := made(t, b, o); !bytes.Equal(got, want) {
 			t.Errorf("%s: other bytes", name)
 		}
 	}
 	// What was converted once converts to the same again.
-	if got := convert(t, want, o); !bytes.Equal(got, want) {
+	if got := made(t, want, o); !bytes.Equal(got, want) {
 		t.Error("converted twice: other bytes")
 	}
 }
 
-// TestConvertManyEmptyFiles would need a descriptor for each file if the
-// library cut the layer into parts by its few bytes.
+// TestConvertManyEmptyFiles has a layer of nearly nothing but headers.
 func TestConvertManyEmptyFiles(t *testing.T) {
 	files := []file{reg("one", []byte("1"))}
 	for i := range 5000 {
 		files = append(files, file{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprintf("link-%d", i), Linkname: "one"}})
 	}
-	toc, err := layer.ReadTOC(context.Background(), source(convert(t, makeTar(t, files), Options{})), "")
+	toc, err := layer.ReadTOC(context.Background(), source(made(t, makeTar(t, files), Options{})), "")
 	if err != nil || len(toc.Entries) != len(files) {
 		t.Errorf("%d entries, %v", len(toc.Entries), err)
 	}
 	// And a layer of nothing.
-	convert(t, makeTar(t, nil), Options{})
+	made(t, makeTar(t, nil), Options{})
 }
 
 // sparseTar is a tar with a file of 5 MiB in GNU's sparse format 1.0: data at
@@ -474,7 +467,7 @@ func TestConvertSparse(t *testing.T) {
 	if tree["sparse"].Contents != sha256.Sum256(want) {
 		t.Fatalf("the test's tar is not right: %+v", tree)
 	}
-	out := convert(t, plain, Options{})
+	out := made(t, plain, Options{})
 	sameTree(t, unpack(t, gunzip(t, out)), tree)
 	tocEquals(t, out, tree)
 }
@@ -516,7 +509,7 @@ func TestConvertRefuses(t *testing.T) {
 		"xattr name": {with(reg("a", nil), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.user.\xff": "x"} })},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Convert(context.Background(), section(makeTar(t, files)), Options{})
+			_, err := Convert(context.Background(), io.Discard, section(makeTar(t, files)), Options{})
 			if !errors.Is(err, ErrNotConvertible) {
 				t.Errorf("got %v", err)
 			}
@@ -531,53 +524,66 @@ func TestConvertErrors(t *testing.T) {
 		"no tar":        []byte(strings.Repeat("this is no tar ", 100)),
 		"cut tar":       plain[:len(plain)/2],
 		"damaged gzip":  append([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}, contents(1, 600)...),
-		"truncated zip": convert(t, plain, Options{})[:100_000],
+		"truncated zip": made(t, plain, Options{})[:100_000],
 	} {
-		if _, err := Convert(context.Background(), section(b), Options{}); err == nil || errors.Is(err, ErrNotConvertible) {
+		if _, err := Convert(context.Background(), io.Discard, section(b), Options{}); err == nil || errors.Is(err, ErrNotConvertible) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 	for name, o := range map[string]Options{"level": {Level: 10}, "chunk size": {ChunkSize: -1}, "large chunk": {ChunkSize: 1 << 30}} {
-		if _, err := Convert(context.Background(), section(plain), o); err == nil {
+		if _, err := Convert(context.Background(), io.Discard, section(plain), o); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
-// TestCloseEarly closes a blob that was hardly read, and ends contexts at
-// every stage: no goroutine (see TestMain) and no file may stay.
-func TestCloseEarly(t *testing.T) {
+// TestConvertStops ends contexts at every stage, and fails to write at some:
+// no goroutine (see TestMain) and no file may stay.
+func TestConvertStops(t *testing.T) {
 	temp := t.TempDir()
-	t.Setenv("TMPDIR", temp)
 	plain := makeTar(t, everything())
-	blob, err := Convert(context.Background(), section(plain), Options{})
-	if err != nil {
-		t.Fatal(err)
+	full := errors.New("full")
+	for _, room := range []int{0, 1000, 100_000, 1_000_000} {
+		if _, err := Convert(context.Background(), &limited{room, full}, section(plain), Options{TempDir: temp}); !errors.Is(err, full) {
+			t.Errorf("room for %d bytes: got %v", room, err)
+		}
 	}
-	if _, err := io.ReadFull(blob, make([]byte, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	if err := blob.Close(); err != nil {
-		t.Error(err)
-	}
-	for _, after := range []int64{0, 1, 30, 200, 1000} {
+	for _, after := range []int64{0, 1, 30, 200} {
 		ctx, cancel := context.WithCancel(context.Background())
 		r := io.NewSectionReader(&cancelAfter{bytes.NewReader(plain), cancel, after}, 0, int64(len(plain)))
-		blob, err := Convert(ctx, r, Options{})
-		if err == nil {
-			cancel()
-			_, err = io.Copy(io.Discard, blob)
-			blob.Close()
-		}
-		if !errors.Is(err, context.Canceled) {
+		if _, err := Convert(ctx, io.Discard, r, Options{TempDir: temp}); !errors.Is(err, context.Canceled) {
 			t.Errorf("after %d reads: got %v", after, err)
 		}
 		cancel()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := Convert(ctx, writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil }), section(plain), Options{TempDir: temp}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled while it writes: got %v", err)
 	}
 	left, err := os.ReadDir(temp)
 	if err != nil || len(left) > 0 {
 		t.Errorf("%v stay, %v", left, err)
 	}
+	if _, err := Convert(context.Background(), io.Discard, section(plain), Options{TempDir: filepath.Join(temp, "none")}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no such directory: got %v", err)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// limited takes n bytes, then fails.
+type limited struct {
+	n   int
+	err error
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.n -= len(p); l.n < 0 {
+		return 0, l.err
+	}
+	return len(p), nil
 }
 
 type cancelAfter struct {

@@ -1,15 +1,21 @@
-// Package estargz turns layers into eStargz ones that lose nothing of the
-// original: unpacked, they give the same tree to the last bit and nanosecond,
-// and so does their table of contents, from which package fs/layer mounts them
-// without unpacking. Any eStargz reader reads them.
+// Package estargz converts image layers to eStargz, and tells which need none:
+// a tar whose parts are compressed on their own, each file's contents apart,
+// with a table of contents, from which package fs/layer mounts them without
+// unpacking. Any eStargz reader reads them.
 //
-// The work is done by the stargz-snapshotter project's own library. What that
-// would lose or damage is mended before it (normalize.go) and after it
-// (compression.go), or refused with a reason, so that the caller can push the
-// layer as it is.
+// The format is that of the stargz-snapshotter project (its docs/estargz.md),
+// whose types are used here. The writer is ours, because what that one writes
+// depends on more than it has to: the header of the next file is compressed
+// together with the contents of the one before it, so that other times give
+// other contents. Here a compressed part holds a piece of one file and nothing
+// else, or else headers only: the same file is the same bytes in every layer.
+//
+// What a conversion would lose or damage is mended before it (normalize.go), or
+// refused with a reason, so that the caller can push the layer as it is.
 package estargz
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -17,7 +23,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	digest "github.com/opencontainers/go-digest"
@@ -30,115 +35,25 @@ import (
 // used as it is.
 var ErrNotConvertible = errors.New("layer cannot be converted to eStargz without a loss")
 
-// Options are how to convert a layer.
+// Options are how to convert a layer. All but TempDir can be seen in the result.
 type Options struct {
 	// ChunkSize is how many bytes of a file are compressed, and later fetched
-	// and verified, on their own; 0 stands for 1 MiB.
+	// and verified, on their own; 0 stands for DefaultChunkSize.
 	ChunkSize int
 	// Level is gzip's, from 1 to 9; 0 stands for 6.
 	Level int
 	// Prioritized are the paths of files to put first, in this order: those
 	// that a container reads when it starts.
 	Prioritized []string
+	// TempDir takes the contents of the layer's files while it is converted;
+	// default: [os.TempDir].
+	TempDir string
 }
 
-const (
-	defaultChunkSize = 1 << 20
-	defaultLevel     = 6
+// DefaultChunkSize is the usual size of chunks, in bytes.
+const DefaultChunkSize = 1 << 20
 
-	// parallelism is into how many parts a layer is cut that are compressed at
-	// the same time. It is no matter of the machine, because the cuts are seen
-	// in the result. A layer of less than partBytes a part is not cut.
-	parallelism = 4
-	partBytes   = 1 << 20
-)
-
-// Blob is a converted layer. Read it to its end, and close it in any case.
-type Blob struct {
-	ctx    context.Context
-	blob   *estargz.Blob
-	missed []string
-	end    bool
-}
-
-// Convert returns the tar in r (plain, or compressed with gzip or zstd) as an
-// eStargz, the same bytes each time for the same input and options. It holds
-// the uncompressed layer in a temporary file while it works, and the result in
-// others until the Blob is closed.
-func Convert(ctx context.Context, r *io.SectionReader, o Options) (*Blob, error) {
-	if o.ChunkSize == 0 {
-		o.ChunkSize = defaultChunkSize
-	}
-	if o.Level == 0 {
-		o.Level = defaultLevel
-	}
-	if o.ChunkSize < 0 || o.ChunkSize > layer.MaxChunkBytes {
-		return nil, fmt.Errorf("convert layer: chunk size %d is not between 1 and %d", o.ChunkSize, layer.MaxChunkBytes)
-	}
-	if o.Level < gzip.BestSpeed || o.Level > gzip.BestCompression {
-		return nil, fmt.Errorf("convert layer: gzip level %d is not between %d and %d", o.Level, gzip.BestSpeed, gzip.BestCompression)
-	}
-	temp, err := os.CreateTemp("", "ipfs-stargz-*.tar")
-	if err != nil {
-		return nil, fmt.Errorf("convert layer: %w", err)
-	}
-	defer temp.Close()
-	if err := os.Remove(temp.Name()); err != nil {
-		return nil, fmt.Errorf("convert layer: %w", err)
-	}
-	plain, err := decompress(&contextReader{ctx, r})
-	if err != nil {
-		return nil, fmt.Errorf("convert layer: %w", err)
-	}
-	defer plain.Close()
-	n := newNormalizer(temp)
-	if err := n.copy(plain); err != nil {
-		return nil, fmt.Errorf("convert layer: %w", err)
-	}
-	size, err := temp.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil, fmt.Errorf("convert layer: %w", err)
-	}
-	workers := 1
-	if n.payload >= parallelism*partBytes {
-		workers = parallelism
-	}
-	b := &Blob{ctx: ctx}
-	// Build is not given ctx, with which it would leave goroutines behind; it
-	// ends with what it reads.
-	b.blob, err = estargz.Build(io.NewSectionReader(&contextReaderAt{ctx, temp}, 0, size),
-		estargz.WithChunkSize(o.ChunkSize),
-		estargz.WithParallelism(workers),
-		estargz.WithPrioritizedFiles(o.Prioritized),
-		estargz.WithAllowPrioritizeNotFound(&b.missed),
-		estargz.WithCompression(newCompression(o.Level, n.times)))
-	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err() // Build does not wrap it
-		}
-		return nil, fmt.Errorf("convert layer: %w", err)
-	}
-	return b, nil
-}
-
-// Read reads the eStargz blob.
-func (b *Blob) Read(p []byte) (int, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := b.blob.Read(p)
-	b.end = b.end || err == io.EOF
-	return n, err
-}
-
-// Close frees the temporary files.
-func (b *Blob) Close() error {
-	err := b.blob.Close()
-	// Whatever the library had under way fails now that the files are closed,
-	// but it waits for its reader to take what it has.
-	_, _ = io.Copy(io.Discard, b.blob)
-	return err
-}
+const defaultLevel = 6
 
 // Digests are what an image says of an eStargz layer.
 type Digests struct {
@@ -147,22 +62,67 @@ type Digests struct {
 	UncompressedSize int64         // in bytes
 }
 
-// Digests returns the blob's digests. It fails before the blob was read to its
-// end.
-func (b *Blob) Digests() (Digests, error) {
-	if !b.end {
-		return Digests{}, errors.New("digests of a layer that was not read to its end")
-	}
-	size, err := b.blob.UncompressedSize()
-	if err != nil {
-		return Digests{}, err
-	}
-	return Digests{DiffID: b.blob.DiffID(), TOC: b.blob.TOCDigest(), UncompressedSize: size}, nil
+// Result is what was written.
+type Result struct {
+	Digests
+	// Missed are those of Options.Prioritized that the layer does not have.
+	Missed []string
 }
 
-// Missed are those of Options.Prioritized that are not first in the layer,
-// because it lacks them or an entry for one of their directories.
-func (b *Blob) Missed() []string { return b.missed }
+// Convert writes the tar in src (plain, or compressed with gzip or zstd) to dst
+// as an eStargz: the same bytes each time and everywhere for the same input and
+// options. It holds the contents of the layer's files in a temporary file, and
+// of these in memory as many chunks as it compresses at once (two for each
+// processor, [maxWorkers] of which it uses at most).
+func Convert(ctx context.Context, dst io.Writer, src *io.SectionReader, o Options) (Result, error) {
+	r, err := convert(ctx, dst, src, o)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return Result{}, fmt.Errorf("convert layer: %w", err)
+	}
+	return r, nil
+}
+
+func convert(ctx context.Context, dst io.Writer, src *io.SectionReader, o Options) (Result, error) {
+	if o.ChunkSize == 0 {
+		o.ChunkSize = DefaultChunkSize
+	}
+	if o.Level == 0 {
+		o.Level = defaultLevel
+	}
+	if o.ChunkSize < 0 || o.ChunkSize > layer.MaxChunkBytes {
+		return Result{}, fmt.Errorf("chunk size %d is not between 1 and %d", o.ChunkSize, layer.MaxChunkBytes)
+	}
+	if o.Level < gzip.BestSpeed || o.Level > gzip.BestCompression {
+		return Result{}, fmt.Errorf("gzip level %d is not between %d and %d", o.Level, gzip.BestSpeed, gzip.BestCompression)
+	}
+	temp, err := os.CreateTemp(o.TempDir, "ipfs-stargz-*")
+	if err != nil {
+		return Result{}, err
+	}
+	defer temp.Close()
+	if err := os.Remove(temp.Name()); err != nil {
+		return Result{}, err
+	}
+	plain, err := decompress(&contextReader{ctx, src})
+	if err != nil {
+		return Result{}, err
+	}
+	defer plain.Close()
+	buffered := bufio.NewWriterSize(temp, 1<<20)
+	n := newNormalizer(buffered)
+	if err := n.copy(plain); err != nil {
+		return Result{}, err
+	}
+	if err := buffered.Flush(); err != nil {
+		return Result{}, err
+	}
+	files, missed := n.ordered(o.Prioritized)
+	digests, err := write(ctx, dst, files, temp, o)
+	return Result{Digests: digests, Missed: missed}, err
+}
 
 // IsStargz reports whether the layer in src needs no conversion: it can be
 // mounted lazily as it is. If not, the error is one of package layer's that
@@ -207,17 +167,4 @@ func (r *contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
-}
-
-// contextReaderAt reads r until ctx ends.
-type contextReaderAt struct {
-	ctx context.Context
-	r   io.ReaderAt
-}
-
-func (r *contextReaderAt) ReadAt(p []byte, off int64) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.ReadAt(p, off)
 }

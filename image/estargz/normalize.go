@@ -22,40 +22,47 @@ const xattrPrefix = "SCHILY.xattr."
 // maxSparseBytes bounds a sparse file, which is written out with its holes.
 const maxSparseBytes = 8 << 30
 
-// normalizer copies a tar so that estargz.Build makes of the copy what a
-// container runtime makes of the original. Build reads contents at their
-// offset in the tar, and so takes a sparse file's map for its contents; it drops all but
-// the last entry of a name, and so what links to an earlier one meant; it does
-// not know global headers; and the TOC knows no way through a symlink.
+// normalizer reads a tar so that an eStargz of what it notes means to a reader
+// what the tar means to a container runtime: a sparse file's holes are
+// written out, global headers are left out, and of several entries with one
+// name the last counts, unless that changes what links to an earlier one, or
+// something else where names are looked up and not unpacked in their order.
 //
-// What the copy cannot mend is refused with ErrNotConvertible.
+// What cannot be mended is refused with ErrNotConvertible.
 type normalizer struct {
-	out     *tar.Writer
-	payload int64 // bytes of files' contents written
-	// times are the modification times that are not in whole seconds, by
-	// clean name. The TOC that Build makes lacks the rest.
-	times map[string]time.Time
-	seen  map[string]*node
+	contents io.Writer // takes the contents of files, one after the other
+	written  int64     // bytes of them; after them comes the landmark's
+	entries  []*entry  // in the order of the tar
+	seen     map[string]*node
+}
+
+// entry is one entry of the layer.
+type entry struct {
+	header   *tar.Header // in the form that header gives it
+	contents int64       // where they are in what was written: header.Size bytes
+	replaced bool        // by a later entry of the same name
 }
 
 // node is what the entries so far have put under a name.
 type node struct {
+	entry  *entry // the last one; nil for a directory without
 	dir    bool
 	xattrs bool // has some
 	linked bool // a hard link refers to it
 }
 
-func newNormalizer(w io.Writer) *normalizer {
-	return &normalizer{out: tar.NewWriter(w), times: map[string]time.Time{}, seen: map[string]*node{}}
+func newNormalizer(contents io.Writer) *normalizer {
+	return &normalizer{contents: contents, seen: map[string]*node{}}
 }
 
-// copy writes the tar in r to the normalizer's writer.
+// copy reads the tar in r.
 func (n *normalizer) copy(r io.Reader) error {
 	in := tar.NewReader(r)
 	for {
 		h, err := in.Next()
 		if err == io.EOF {
-			return n.out.Close()
+			_, err := n.contents.Write([]byte{landmarkContents}) // at n.written
+			return err
 		}
 		if err != nil {
 			return fmt.Errorf("read the layer's tar: %w", err)
@@ -85,18 +92,24 @@ func (n *normalizer) entry(in *tar.Reader, h *tar.Header) error {
 	if err != nil {
 		return refuse("%q %w", name, err)
 	}
-	delete(n.times, name)
-	if out.ModTime.Nanosecond() != 0 {
-		n.times[name] = out.ModTime
-	}
-	if err := n.out.WriteHeader(out); err != nil {
+	if err := tar.NewWriter(io.Discard).WriteHeader(out); err != nil {
 		return refuse("%q cannot be written to a tar: %w", name, err)
 	}
+	e := &entry{header: out, contents: n.written}
+	if old := n.seen[name].entry; old != nil {
+		old.replaced = true
+	}
+	n.seen[name].entry = e
+	n.entries = append(n.entries, e)
 	if out.Size == 0 {
 		return nil
 	}
-	n.payload += out.Size
-	if _, err := io.Copy(n.out, in); err != nil {
+	size, err := io.Copy(n.contents, in)
+	n.written += size
+	if err == nil && size != out.Size {
+		err = fmt.Errorf("%d of %d bytes: %w", size, out.Size, io.ErrUnexpectedEOF)
+	}
+	if err != nil {
 		return fmt.Errorf("copy %q from the layer's tar: %w", name, err)
 	}
 	return nil
@@ -121,7 +134,7 @@ func (n *normalizer) place(name string, h *tar.Header) error {
 		xattrs = xattrs || strings.HasPrefix(k, xattrPrefix)
 	}
 	isDir := h.Typeflag == tar.TypeDir
-	if old := n.seen[name]; old != nil {
+	if old := n.seen[name]; old != nil && name != "" { // runtimes leave the root as it is
 		switch {
 		case old.linked:
 			return errors.New("comes twice, and a hard link refers to the first")
@@ -145,9 +158,11 @@ func (n *normalizer) place(name string, h *tar.Header) error {
 		}
 		to.linked = true
 	}
-	if name != "" {
-		n.seen[name] = &node{dir: isDir, xattrs: xattrs}
+	to := &node{dir: isDir, xattrs: xattrs}
+	if old := n.seen[name]; old != nil {
+		to.entry = old.entry
 	}
+	n.seen[name] = to
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMemory(t *testing.T) {
-	blockstest.Run(t, func(*testing.T) blockstest.Fixture {
+	newFixture := func(*testing.T) blockstest.Fixture {
 		m := blockstest.NewMemory()
 		put := func(t testing.TB, c cid.Cid, data []byte) {
 			b, err := blocks.NewBlockWithCid(data, c)
@@ -30,5 +30,7 @@ func TestMemory(t *testing.T) {
 			},
 			Plant: put,
 		}
-	})
+	}
+	blockstest.Run(t, newFixture)
+	blockstest.RunFiles(t, newFixture)
 }

@@ -228,7 +228,10 @@ func testMissing(t *testing.T, f Fixture) {
 	if err != nil && !strings.Contains(err.Error(), gone1.String()) {
 		t.Errorf("the text %q does not name the CID", err)
 	}
-	_, err = get(testContext(t), f, have.Cid(), gone1, gone2, gone1)
+	got, err := get(testContext(t), f, have.Cid(), gone1, gone2, gone1)
+	if len(got) != 1 {
+		t.Errorf("%d blocks were handed over, want the one that is there", len(got))
+	}
 	var u *ipfs.UnavailableError
 	if !errors.As(err, &u) || len(u.CIDs) == 0 {
 		t.Fatalf("Get: %v, want an UnavailableError that names CIDs", err)

@@ -1,98 +1,67 @@
 package kubo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
-	"slices"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/stall"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/fetch"
 )
 
 var _ ipfs.Blocks = (*Client)(nil)
 
 // Get implements [ipfs.Blocks] with one block/get for each CID, several at
 // once over connections that stay open. It ends when no block arrived for the
-// client's timeout.
+// client's timeout. The daemon asks its own peers for what it does not hold.
 func (c *Client) Get(ctx context.Context, w ipfs.Want, fn func(cid.Cid, []byte) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	slots := c.demand
+	if w.Bulk {
+		slots = c.bulk
 	}
-	want, err := ipfs.Request(w.CIDs, fn)
-	if err != nil || len(want) == 0 {
-		return err
+	if c.external && w.Root.Defined() {
+		stop := c.searchLater(ctx, w.Root)
+		defer stop()
 	}
-	watched, watch := stall.Start(ctx, c.timeout)
-	defer watch.Stop()
-	watch.Enter()
-	g, gctx := errgroup.WithContext(watched)
-	g.SetLimit(parallelGets)
-	var mu sync.Mutex // one call of fn at a time
-	var fnErr error   // no call of fn after it
-	had := make(map[cid.Cid]bool, len(want))
-	for _, id := range want {
-		if gctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			data, err := c.block(gctx, id)
-			if err != nil {
-				return err
+	return fetch.Source{
+		Block: func(ctx context.Context, id cid.Cid) ([]byte, error) {
+			if err := slots.Acquire(ctx, 1); err != nil {
+				return nil, err
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			if fnErr == nil {
-				fnErr = gctx.Err()
-			}
-			if fnErr != nil {
-				return fnErr
-			}
-			had[id] = true
-			watch.Leave()
-			defer watch.Enter()
-			fnErr = fn(id, data)
-			return fnErr
-		})
-	}
-	err = g.Wait()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if errors.Is(context.Cause(watched), stall.ErrStalled) {
-		return c.unavailable(slices.DeleteFunc(want, func(id cid.Cid) bool { return had[id] }), c.timeout, nil)
-	}
-	return err
+			defer slots.Release(1)
+			return c.block(ctx, id)
+		},
+		Parallel:    parallelGets,
+		Timeout:     c.timeout,
+		Unavailable: c.unavailable,
+	}.Get(ctx, w, fn)
 }
 
 // unavailable is the error for blocks the daemon did not give.
-func (c *Client) unavailable(cids []cid.Cid, after time.Duration, err error) error {
-	return &ipfs.UnavailableError{
-		CIDs: cids, Asked: []string{c.addr}, After: after, Err: err,
-		Hint: "see with `ipfs-stargz peers` whether a node that holds it is connected",
+func (c *Client) unavailable(cids []cid.Cid, after time.Duration, err error) *ipfs.UnavailableError {
+	hint := "see with `ipfs-stargz peers` whether a node that holds it is connected"
+	if c.external {
+		hint = "see with `ipfs routing findprovs` whether anybody provides it to that Kubo"
 	}
+	return &ipfs.UnavailableError{CIDs: cids, Asked: []string{c.Addr()}, After: after, Err: err, Hint: hint}
 }
 
 // block fetches and verifies one block.
 func (c *Client) block(ctx context.Context, id cid.Cid) ([]byte, error) {
 	data, err := c.rawBlock(ctx, id)
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, fetch.ErrDown) {
 			return nil, err
 		}
 		return nil, c.unavailable([]cid.Cid{id}, 0, err)
 	}
 	if err := ipfs.Verify(id, data); err != nil {
-		return nil, fmt.Errorf("kubo: block/get at %s: %w", c.addr, err)
+		return nil, fmt.Errorf("kubo: block/get at %s: %w", c.Addr(), err)
 	}
 	return data, nil
 }
@@ -108,65 +77,9 @@ func (c *Client) rawBlock(ctx context.Context, id cid.Cid) ([]byte, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, ipfs.MaxBlockSize+1))
+	data, err := fetch.ReadBlock(resp.Body, cmp.Or(resp.Header.Get("X-Content-Length"), resp.Header.Get("Content-Length")))
 	if err != nil {
 		return nil, c.failed(ctx, "block/get", err)
 	}
 	return data, nil
-}
-
-// Cat returns the bytes of the UnixFS file at path (a CID, or /ipfs/CID) from
-// offset on, at most length of them (all that follow when length is negative).
-// The bytes come as the daemon sends them, unverified; a read fails when
-// nothing arrives for the client's timeout. The caller closes the reader.
-func (c *Client) Cat(ctx context.Context, path string, offset, length int64) (io.ReadCloser, error) {
-	args := url.Values{"arg": {path}}
-	if offset > 0 {
-		args.Set("offset", strconv.FormatInt(offset, 10))
-	}
-	if length >= 0 {
-		args.Set("length", strconv.FormatInt(length, 10))
-	}
-	ctx, watch := stall.Start(ctx, c.timeout)
-	watch.Enter()
-	defer watch.Leave()
-	resp, err := c.call(ctx, "cat", args, nil, "")
-	if err != nil {
-		watch.Stop()
-		return nil, err
-	}
-	return &stream{Client: c, ctx: ctx, watch: watch, resp: resp}, nil
-}
-
-// streamErrorTrailer carries an error that came after the answer had begun.
-const streamErrorTrailer = "X-Stream-Error"
-
-// stream is a body whose reads are watched.
-type stream struct {
-	*Client
-	ctx   context.Context
-	watch *stall.Watch
-	resp  *http.Response
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	s.watch.Enter()
-	defer s.watch.Leave()
-	n, err := s.resp.Body.Read(p)
-	switch {
-	case err == nil:
-	case err == io.EOF:
-		// The trailer is here with the body's end, not before.
-		if msg := s.resp.Trailer.Get(streamErrorTrailer); msg != "" {
-			err = s.failed(s.ctx, "cat", &Error{Message: msg})
-		}
-	default:
-		err = s.failed(s.ctx, "cat", err)
-	}
-	return n, err
-}
-
-func (s *stream) Close() error {
-	s.watch.Stop()
-	return s.resp.Body.Close()
 }

@@ -116,7 +116,7 @@ func (c *Client) importReply(ctx context.Context, watch *stall.Watch, resp *http
 	for _, r := range roots {
 		missing[r.String()] = true
 	}
-	lines := json.NewDecoder(resp.Body)
+	lines := json.NewDecoder(&touching{resp.Body, watch}) // our daemon sends an empty line while it syncs
 	for {
 		var line struct {
 			Root *struct {
@@ -131,7 +131,6 @@ func (c *Client) importReply(ctx context.Context, watch *stall.Watch, resp *http
 		if err != nil {
 			return c.failed(ctx, "dag/import", err)
 		}
-		watch.Touch()
 		if line.Root == nil {
 			continue
 		}

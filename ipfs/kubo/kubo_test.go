@@ -61,45 +61,50 @@ func hang(_ http.ResponseWriter, r *http.Request) {
 // The suite on a daemon that waits for ever for what it does not have, as Kubo
 // does, and sends what it was made to hold, unverified. (Package serve has the
 // suite on the real one.)
-func TestSuite(t *testing.T) {
-	blockstest.Run(t, func(t *testing.T) blockstest.Fixture {
-		held := map[string][]byte{}
-		c := client(t, func(w http.ResponseWriter, r *http.Request) {
-			data, ok := held[r.URL.Query().Get("arg")]
-			if r.Method != http.MethodPost || r.URL.Path != "/api/v0/block/get" || !ok {
-				hang(w, r)
-				return
-			}
-			_, _ = w.Write(data) // the client may have gone
-		}, WithTimeout(time.Second))
-		plant := func(_ testing.TB, c cid.Cid, data []byte) { held[c.String()] = data }
-		return blockstest.Fixture{
-			Blocks: c,
-			Put: func(t testing.TB, bs ...blocks.Block) {
-				for _, b := range bs {
-					plant(t, b.Cid(), b.RawData())
-				}
-			},
-			Plant: plant,
+func TestSuite(t *testing.T) { blockstest.Run(t, fixture) }
+
+func TestFiles(t *testing.T) { blockstest.RunFiles(t, fixture) }
+
+func fixture(t *testing.T) blockstest.Fixture {
+	held := map[string][]byte{}
+	c := client(t, func(w http.ResponseWriter, r *http.Request) {
+		data, ok := held[r.URL.Query().Get("arg")]
+		if r.Method != http.MethodPost || r.URL.Path != "/api/v0/block/get" || !ok {
+			hang(w, r)
+			return
 		}
-	})
+		_, _ = w.Write(data) // the client may have gone
+	}, WithTimeout(5*time.Second))
+	plant := func(_ testing.TB, c cid.Cid, data []byte) { held[c.String()] = data }
+	return blockstest.Fixture{
+		Blocks: c,
+		Put: func(t testing.TB, bs ...blocks.Block) {
+			for _, b := range bs {
+				plant(t, b.Cid(), b.RawData())
+			}
+		},
+		Plant: plant,
+	}
 }
 
 func TestNew(t *testing.T) {
 	for addr, base := range map[string]string{
-		"/unix/run/x.sock":            "http://unix",
-		"/ip4/127.0.0.1/tcp/5001":     "http://127.0.0.1:5001",
-		"/ip6/::1/tcp/5001":           "http://[::1]:5001",
-		"/dns4/kubo.example/tcp/5001": "http://kubo.example:5001",
-		"/ip4/127.0.0.1/tcp/5001\n":   "http://127.0.0.1:5001", // as Kubo's file has it
-		"http://127.0.0.1:5001/":      "http://127.0.0.1:5001",
-		"https://kubo.example/rpc":    "https://kubo.example/rpc",
+		"/unix/run/x.sock":                   "http://unix",
+		"/ip4/127.0.0.1/tcp/5001":            "http://127.0.0.1:5001",
+		"/ip6/::1/tcp/5001":                  "http://[::1]:5001",
+		"/dns4/kubo.example/tcp/5001":        "http://kubo.example:5001",
+		"/ip4/127.0.0.1/tcp/5001\n":          "http://127.0.0.1:5001", // as Kubo's file has it
+		"http://127.0.0.1:5001/":             "http://127.0.0.1:5001",
+		"https://kubo.example/rpc":           "https://kubo.example/rpc",
+		"/dns/kubo.example/tcp/443/https":    "https://kubo.example:443",
+		"/ip4/127.0.0.1/tcp/443/tls/http":    "https://127.0.0.1:443",
+		"http://name:secret@127.0.0.1:5001/": "http://127.0.0.1:5001",
 	} {
-		if c, err := New(addr); err != nil || c.base != base {
+		if c, err := New(addr); err != nil || c.end.base != base {
 			t.Errorf("New(%q): %v, %v; want %s", addr, c, err, base)
 		}
 	}
-	for _, addr := range []string{"", "run/x.sock", "127.0.0.1:5001", "/ip4/127.0.0.1/udp/5001", "/ip4/127.0.0.1"} {
+	for _, addr := range []string{"", "run/x.sock", "127.0.0.1:5001", "/ip4/127.0.0.1/udp/5001", "/ip4/127.0.0.1", "http://", "http:///x", "ftp://127.0.0.1", "http://h/?x=y"} {
 		if _, err := New(addr); err == nil {
 			t.Errorf("New(%q): no error", addr)
 		}

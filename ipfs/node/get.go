@@ -3,13 +3,11 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
 	"time"
 
-	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	"golang.org/x/sync/errgroup"
@@ -21,9 +19,10 @@ import (
 // errClosed is returned by a Get of a node that has been closed.
 var errClosed = errors.New("node: closed")
 
-// Get implements [ipfs.Blocks]: from the store what is there, the rest by
-// bitswap. Blocks from the network are kept, and served to others. A Get that
-// gets no block for Config.FetchTimeout ends with an [*ipfs.UnavailableError].
+// Get implements [ipfs.Blocks]: from the store what is there, the rest from
+// peers, directly and by bitswap. Blocks from the network are kept, and served
+// to others. A Get that gets no block for Config.FetchTimeout ends with an
+// [*ipfs.UnavailableError].
 func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -47,8 +46,15 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	g, gctx := errgroup.WithContext(ctx)
 	out := &output{ctx: gctx, fn: fn}
 	var damaged []cid.Cid
+	var gone *ipfs.UnavailableError // what is here is handed over all the same
 	if len(away) > 0 {
-		g.Go(func() error { return n.fetch(gctx, away, out) })
+		g.Go(func() error {
+			err := n.fetch(gctx, ipfs.Want{CIDs: away, Root: w.Root, Bulk: w.Bulk}, out)
+			if errors.As(err, &gone) {
+				return nil
+			}
+			return err
+		})
 	}
 	if len(here) > 0 {
 		g.Go(func() (err error) {
@@ -59,10 +65,13 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	err = g.Wait()
 	if err == nil && len(damaged) > 0 {
 		out.ctx = ctx
-		err = n.fetch(ctx, damaged, out)
+		err = n.fetch(ctx, ipfs.Want{CIDs: damaged, Root: w.Root, Bulk: w.Bulk}, out)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err == nil && gone != nil:
+		return gone
 	}
 	return err
 }
@@ -115,101 +124,126 @@ func (n *Node) load(ctx context.Context, cids []cid.Cid, out *output) (damaged [
 	return damaged, g.Wait()
 }
 
-// fetch hands over blocks from the network. A session that brings nothing for
-// a while is replaced by a new one, which asks all peers again: one whose peers
-// have left would wait for ever.
-func (n *Node) fetch(ctx context.Context, cids []cid.Cid, out *output) error {
-	if len(n.s.peers) == 0 && n.s.key == nil {
-		return n.unavailable(cids, 0) // nobody can ever connect
+// bitswapPatience is for how long nothing arrives before bitswap is asked for
+// blocks, too, that a direct peer is known to hold.
+const bitswapPatience = 2 * time.Second
+
+// gatherTime is for how long lost blocks are gathered; bitswap itself lets more
+// pass between two messages.
+const gatherTime = 2 * time.Millisecond
+
+// fetch hands over blocks from the network: from those who serve them directly;
+// by bitswap what none of these has, or what they do not give in time. Whichever
+// way a block comes, it is noticed on the other.
+func (n *Node) fetch(ctx context.Context, w ipfs.Want, out *output) error {
+	if n.isolated() {
+		return n.unavailable(w.CIDs, 0) // nobody can ever connect
 	}
 	watched, watch := stall.Start(ctx, n.s.FetchTimeout)
 	defer watch.Stop()
 	watch.Enter()
 	stop := context.AfterFunc(n.ctx, watch.Stop)
 	defer stop()
+	if len(n.host.Network().Peers()) < len(n.s.peers) {
+		n.peering.wake()
+	}
 
-	missing := make(map[cid.Cid]bool, len(cids))
-	for _, c := range cids {
+	var mu sync.Mutex
+	missing := make(map[cid.Cid]bool, len(w.CIDs))
+	for _, c := range w.CIDs {
 		missing[c] = true
 	}
-	retry := min(max(n.s.FetchTimeout/4, 100*time.Millisecond), 5*time.Second)
-	for len(missing) > 0 {
-		if len(n.host.Network().Peers()) < len(n.s.peers) {
-			n.peering.wake()
-		}
-		rest := slices.DeleteFunc(slices.Clone(cids), func(c cid.Cid) bool { return !missing[c] })
-		err := n.round(watched, rest, retry, func(b blocks.Block) error {
-			if !missing[b.Cid()] {
-				return nil
-			}
-			delete(missing, b.Cid())
-			watch.Leave()
-			defer watch.Enter()
-			return n.arrived(ctx, b, out)
-		})
-		switch {
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case n.ctx.Err() != nil:
-			return errClosed
-		case watched.Err() != nil:
-			return n.unavailable(slices.DeleteFunc(rest, func(c cid.Cid) bool { return !missing[c] }), n.s.FetchTimeout)
-		}
+	rest := func() []cid.Cid {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.DeleteFunc(slices.Clone(w.CIDs), func(c cid.Cid) bool { return !missing[c] })
 	}
-	return nil
-}
-
-// round asks for blocks in one session until all are there, ctx ends, or
-// nothing arrives for the time of retry. Only fn's errors are returned.
-func (n *Node) round(ctx context.Context, cids []cid.Cid, retry time.Duration, fn func(blocks.Block) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s := n.sessions.get(len(cids), n.peering.losses.Load())
-	ch, err := s.GetBlocks(ctx, cids)
-	if err != nil {
-		n.sessions.drop(s)
-		return nil // the session or ctx has ended: the caller looks which
-	}
-	idle := time.NewTimer(retry)
-	defer idle.Stop()
-	for range cids {
+	progress := make(chan struct{}, 1)
+	give := func(c cid.Cid, data []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		delete(missing, c)
 		select {
-		case b, ok := <-ch:
-			if !ok {
-				n.sessions.drop(s)
-				return nil
-			}
-			if err := fn(b); err != nil {
-				n.sessions.drop(s)
-				return err
-			}
-			idle.Reset(retry)
-		case <-idle.C:
-			n.sessions.drop(s)
-			return nil
+		case progress <- struct{}{}:
+		default:
 		}
+		if w.Root.Defined() {
+			n.announce(w.Root) // the first part is enough
+		}
+		n.blocksFetched.Add(1)
+		n.bytesFetched.Add(int64(len(data)))
+		watch.Leave() // time that the reader takes is no stall
+		defer watch.Enter()
+		return out.give(c, data)
 	}
-	n.sessions.put(s)
-	return nil
-}
+	lost := make(chan cid.Cid, len(w.CIDs))
 
-// arrived handles a block from the network. Its hash needs no check: bitswap
-// computes the CID of what it receives. The reader gets it before the disk.
-func (n *Node) arrived(ctx context.Context, b blocks.Block, out *output) error {
-	if len(b.RawData()) > ipfs.MaxBlockSize {
-		return fmt.Errorf("node: block %s of %d bytes is %w: the limit is %d bytes", b.Cid(), len(b.RawData()), ipfs.ErrTooLarge, ipfs.MaxBlockSize)
-	}
-	n.blocksFetched.Add(1)
-	n.bytesFetched.Add(int64(len(b.RawData())))
-	err := out.give(b.Cid(), b.RawData())
-	// It was paid for, so it is kept even if the reader wants no more.
-	n.store.PutLater(b)
-	if notifyErr := n.bitswap.Server.NotifyNewBlocks(ctx, b); notifyErr != nil {
-		n.s.Log.Debug("peers that wait for a block were not told of it", "cid", b.Cid().String(), "err", notifyErr)
+	bctx, cancel := context.WithCancel(watched)
+	var others sync.WaitGroup
+	others.Go(func() { n.elsewhere(bctx, w.Root, lost, progress, rest) })
+	err := n.direct.Fetch(watched, w, give, func(c cid.Cid) { lost <- c })
+	cancel()
+	others.Wait()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case n.ctx.Err() != nil:
+		return errClosed
+	case errors.Is(context.Cause(watched), stall.ErrStalled):
+		return n.unavailable(rest(), n.s.FetchTimeout)
 	}
 	return err
+}
+
+// elsewhere asks bitswap for blocks that are lost, and for all the rest when
+// there is no progress, until ctx ends. Holders of root, if it is known, are
+// looked for then, too.
+func (n *Node) elsewhere(ctx context.Context, root cid.Cid, lost <-chan cid.Cid, progress <-chan struct{}, rest func() []cid.Cid) {
+	var rounds sync.WaitGroup
+	defer rounds.Wait()
+	asked := make(map[cid.Cid]bool)
+	ask := func(cids []cid.Cid) {
+		cids = slices.DeleteFunc(cids, func(c cid.Cid) bool { return asked[c] })
+		for _, c := range cids {
+			asked[c] = true
+		}
+		if len(cids) > 0 {
+			rounds.Go(func() { n.swap(ctx, cids) })
+		}
+		if root.Defined() {
+			rounds.Go(func() { n.find(ctx, root) })
+		}
+	}
+	patience := time.NewTimer(bitswapPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case c := <-lost:
+			// What comes together is asked for together.
+			sleep(ctx, gatherTime)
+			ask(append(drain(lost), c))
+		case <-progress:
+			patience.Reset(bitswapPatience)
+		case <-patience.C:
+			ask(rest())
+			patience.Reset(bitswapPatience)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func drain(c <-chan cid.Cid) (cids []cid.Cid) {
+	for {
+		select {
+		case x := <-c:
+			cids = append(cids, x)
+		default:
+			return cids
+		}
+	}
 }
 
 // unavailable tells what is missing and who was asked.

@@ -1,9 +1,12 @@
-// Package node is the embedded IPFS node: a libp2p host, bitswap as client and
-// server, and a store of blocks on disk. It implements [ipfs.Blocks].
+// Package node is the embedded IPFS node: a libp2p host, a store of blocks on
+// disk, and two ways to get blocks of others and to serve them: directly
+// (ipfs/direct) from nodes like this one, and by bitswap from the rest of the
+// IPFS world. It implements [ipfs.Blocks].
 //
-// A node is private and fails closed. It talks to the configured peers, or to
-// whoever has the swarm key, and to no one else: there is no DHT, no bootstrap
-// list, no relay, no mDNS and no gateway in it. It serves what it holds.
+// A node is private unless it is told otherwise, and fails closed. It talks to
+// the configured peers, or to whoever has the swarm key, and to no one else:
+// there is no public DHT, no bootstrap list, no relay and no gateway in it. It
+// serves what it holds.
 package node
 
 import (
@@ -15,9 +18,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/boxo/bitswap"
-	"github.com/ipfs/boxo/bitswap/network/bsnet"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -26,7 +29,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
 // Node is a running node. It is safe for concurrent use. Use [Open].
@@ -35,8 +40,13 @@ type Node struct {
 	lock    *os.File
 	store   *store.Store
 	host    host.Host
-	peering *peering
+	peering *peering // found.peering
+	found   found
+	direct  *direct.Exchange
 	bitswap *bitswap.Bitswap
+	holders holders
+	opened  chan struct{} // closed when the node is complete
+	tasks   sync.WaitGroup
 
 	ctx      context.Context // of the bitswap sessions
 	cancel   context.CancelFunc
@@ -48,16 +58,6 @@ type Node struct {
 }
 
 var _ ipfs.Blocks = (*Node)(nil)
-
-// The server's tuning: large messages, many at once. With boxo's defaults one
-// peer gets half as much in the same time.
-const (
-	serveWorkers      = 64
-	outstandingBytes  = 16 << 20 // to one peer
-	messageBytes      = 1 << 20
-	queuedWants       = 16 << 10 // of one peer
-	blockstoreWorkers = 32
-)
 
 // Open starts a node. It returns when the node listens; peers are connected in
 // the background. ctx is for the opening alone.
@@ -72,7 +72,8 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
-	n = &Node{s: s}
+	n = &Node{s: s, opened: make(chan struct{})}
+	n.holders = holders{told: make(map[string]cid.Cid), tried: make(map[cid.Cid]time.Time)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -87,26 +88,30 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if n.store, err = store.Open(s.Dir, s.Log); err != nil {
+	s.Store.OnRemove = n.removed
+	s.Store.OnPin = func(p pins.Pin) { n.tasks.Go(func() { n.pinned(p) }) }
+	if n.store, err = store.Open(s.Dir, s.Store, s.Log); err != nil {
 		return n, err
 	}
-	if n.host, err = newHost(s, key); err != nil {
+	if err = n.openHost(key); err != nil {
 		return n, err
 	}
-	n.bitswap = bitswap.New(n.ctx, bsnet.NewFromIpfsHost(n.host), nil, n.store,
-		bitswap.TaskWorkerCount(serveWorkers),
-		bitswap.EngineTaskWorkerCount(serveWorkers),
-		bitswap.EngineBlockstoreWorkerCount(blockstoreWorkers),
-		bitswap.MaxOutstandingBytesPerPeer(outstandingBytes),
-		bitswap.WithTargetMessageSize(messageBytes),
-		bitswap.MaxQueuedWantlistEntriesPerPeer(queuedWants),
-		bitswap.WithoutDuplicatedBlockStats(),
-	)
+	n.bitswap = newBitswap(n)
 	n.sessions.open = func() (context.CancelFunc, fetcher) {
 		ctx, cancel := context.WithCancel(n.ctx)
 		return cancel, n.bitswap.NewSession(ctx)
 	}
-	n.peering = startPeering(n.host, s.peers, s.Log)
+	n.direct, err = direct.New(direct.Config{
+		Host: n.host, Store: local{n.store, n.Tables()}, Keep: n.kept, Ban: n.Ban, Log: s.Log,
+	})
+	if err != nil {
+		return n, err
+	}
+	if err = n.startDiscovery(key); err != nil {
+		return n, err
+	}
+	close(n.opened)
+	n.tasks.Go(n.announceAll)
 	return n, nil
 }
 
@@ -128,10 +133,11 @@ func lockDir(dir string) (*os.File, error) {
 func (n *Node) Close() error {
 	n.close.Do(func() {
 		n.cancel()
-		if n.peering != nil {
-			n.peering.stop()
+		n.tasks.Wait()
+		errs := []error{n.stopDiscovery()}
+		if n.direct != nil {
+			errs = append(errs, n.direct.Close())
 		}
-		var errs []error
 		if n.bitswap != nil {
 			errs = append(errs, n.bitswap.Close())
 		}
@@ -177,6 +183,13 @@ func fullAddrs(id peer.ID, addrs []ma.Multiaddr) []string {
 	return out
 }
 
+// Tables is the directory of leaf tables: whoever opens files of this node gives
+// it to [ipfs.OpenFile], so that the node knows which blocks make up a file.
+func (n *Node) Tables() string { return filepath.Join(n.s.Dir, "leaves") }
+
+// isolated tells whether nobody can ever connect.
+func (n *Node) isolated() bool { return n.s.isolated() }
+
 // Has tells whether the node holds the block of c itself, as far as can be seen
 // without reading it.
 func (n *Node) Has(ctx context.Context, c cid.Cid) (bool, error) {
@@ -204,6 +217,9 @@ func (n *Node) Put(ctx context.Context, bs ...blocks.Block) error {
 	if err := n.store.PutMany(ctx, keep); err != nil {
 		return err
 	}
+	for _, b := range keep {
+		n.direct.Arrived(b)
+	}
 	return n.bitswap.NotifyNewBlocks(ctx, keep...)
 }
 
@@ -225,10 +241,17 @@ type Stats struct {
 // Stats returns the counts. Bytes are those of the blocks, without what the
 // protocols add.
 func (n *Node) Stats() Stats {
-	s := Stats{BlocksFetched: n.blocksFetched.Load(), BytesFetched: n.bytesFetched.Load()}
+	d := n.direct.Stats()
+	s := Stats{
+		BlocksFetched: n.blocksFetched.Load(), BytesFetched: n.bytesFetched.Load(),
+		BlocksReceived: d.BlocksReceived, BytesReceived: d.BytesReceived,
+		BlocksSent: d.BlocksSent, BytesSent: d.BytesSent,
+	}
 	if b, err := n.bitswap.Stat(); err == nil {
-		s.BlocksReceived, s.BytesReceived = int64(b.BlocksReceived), int64(b.DataReceived)
-		s.BlocksSent, s.BytesSent = int64(b.BlocksSent), int64(b.DataSent)
+		s.BlocksReceived += int64(b.BlocksReceived)
+		s.BytesReceived += int64(b.DataReceived)
+		s.BlocksSent += int64(b.BlocksSent)
+		s.BytesSent += int64(b.DataSent)
 	}
 	return s
 }

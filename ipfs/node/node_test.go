@@ -475,7 +475,6 @@ func TestConfigErrors(t *testing.T) {
 		"peer that is no multiaddr":     {Dir: dir, Peers: []string{"host:4011"}},
 		"announce that is no multiaddr": {Dir: dir, Announce: []string{"host:4011"}},
 		"listen that is no multiaddr":   {Dir: dir, Listen: []string{"host:4011"}},
-		"listen on QUIC":                {Dir: dir, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}},
 		"swarm key missing":             {Dir: dir, SwarmKeyFile: filepath.Join(dir, "none")},
 		"swarm key too short":           {Dir: dir, SwarmKeyFile: badKey},
 	} {

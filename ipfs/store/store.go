@@ -1,5 +1,12 @@
-// Package store keeps blocks on disk: verified when they are read, because no
-// block is synced when it is written.
+// Package store keeps blocks on disk, within a budget: verified when they are
+// read, because no block is synced when it is written; least recently used
+// goes first, what is pinned stays (ipfs/store/pins).
+//
+// Nothing of a block is kept in memory. Its file's modification time is the
+// time of its last use, to the minute; how many bytes there are is counted
+// once, in the background, when the store is opened, and kept exactly from
+// then on. An eviction looks at one directory at a time and takes eight bytes
+// of memory a block while it runs.
 package store
 
 import (
@@ -12,19 +19,33 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/ipfs/boxo/blockstore"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
-	"golang.org/x/sys/unix"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
-// maxPending is how many bytes of blocks may wait to be written. Who brings
-// more waits for the disk.
-const maxPending = 32 << 20
+// Options say how much a store may hold. The zero value sets no limit.
+type Options struct {
+	// Budget is how many bytes of blocks are kept at most; 0: no limit.
+	Budget int64
+	// KeepFree is how much of the file system is left free, in percent: where
+	// it is less, the store takes nothing more, and lets go.
+	KeepFree int
+	// OnRemove, if not nil, is told what was evicted or collected, up to 1024
+	// CIDs of codec raw a call, one call at a time. What it takes an eviction
+	// waits for, and nobody else.
+	OnRemove func(cids []cid.Cid)
+	// OnPin, if not nil, is told of each pin that is made. It must be quick.
+	OnPin func(p pins.Pin)
+	// Now is the clock of recency; default [time.Now].
+	Now func() time.Time
+}
 
 // Store keeps blocks as files, blocks/<aa>/<CIDv1 of codec raw>, where aa are
 // the two characters before the last. A file appears by rename and is not
@@ -34,13 +55,24 @@ const maxPending = 32 << 20
 //
 // A block is known by its multihash; its codec does not matter.
 type Store struct {
-	dir string // of the blocks
-	tmp string
-	log *slog.Logger
+	dir  string // of the blocks
+	tmp  string
+	log  *slog.Logger
+	opts Options
+	pins *pins.Dir
 
-	// change is held where a file is put into place or taken away, so that a
-	// damaged one is never removed after it was replaced.
-	change sync.Mutex
+	// change is held where a file is put into place, renewed or taken away, so
+	// that a damaged one is never removed after it was replaced, nor an old one
+	// after it was found of use.
+	change  sync.Mutex
+	counted map[string]bool // directories of blocks that were counted; nil: all
+
+	usage *usage
+	// gc is full while somebody evicts, or pins and looks whether all is here.
+	gc       chan struct{}
+	ready    chan struct{} // closed when all is counted
+	unpinned chan struct{} // something may go that had to stay
+	cancel   context.CancelFunc
 
 	mu      sync.Mutex
 	cond    *sync.Cond // something was written, or came to be written
@@ -48,16 +80,20 @@ type Store struct {
 	queue   []blocks.Block
 	bytes   int // of pending
 	closed  bool
-	writer  sync.WaitGroup
+	work    sync.WaitGroup
 }
 
 var _ blockstore.Blockstore = (*Store)(nil)
 
 // Open opens the store below dir. What a crash left half-written goes.
-func Open(dir string, log *slog.Logger) (*Store, error) {
+func Open(dir string, o Options, log *slog.Logger) (*Store, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	s := &Store{
-		dir: filepath.Join(dir, "blocks"), tmp: filepath.Join(dir, "tmp"), log: log,
-		pending: make(map[string]blocks.Block),
+		dir: filepath.Join(dir, "blocks"), tmp: filepath.Join(dir, "tmp"), log: log, opts: o,
+		pending: make(map[string]blocks.Block), counted: make(map[string]bool),
+		gc: make(chan struct{}, 1), ready: make(chan struct{}), unpinned: make(chan struct{}, 1),
 	}
 	s.cond = sync.NewCond(&s.mu)
 	if err := os.RemoveAll(s.tmp); err != nil {
@@ -68,7 +104,15 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 			return nil, fmt.Errorf("store: blocks: %w", err)
 		}
 	}
-	s.writer.Go(s.write)
+	var err error
+	if s.pins, err = pins.Open(filepath.Join(dir, "pins")); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	s.usage = newUsage(s.dir, o.Budget, o.KeepFree)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.work.Go(s.write)
+	s.work.Go(func() { s.background(ctx) })
 	return s, nil
 }
 
@@ -78,7 +122,8 @@ func (s *Store) Close() {
 	s.closed = true
 	s.cond.Broadcast()
 	s.mu.Unlock()
-	s.writer.Wait()
+	s.cancel()
+	s.work.Wait()
 }
 
 // Path is the file of a block, whether it is there or not.
@@ -87,125 +132,18 @@ func (s *Store) Path(c cid.Cid) string {
 	return filepath.Join(s.dir, name[len(name)-3:len(name)-1], name)
 }
 
-// PutLater stores a verified block soon: it can be read at once. When too much
-// is pending it waits. A block that cannot be written is logged and forgotten:
-// a full disk is no reason to fail a read.
-func (s *Store) PutLater(b blocks.Block) {
-	key := string(b.Cid().Hash())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.bytes > maxPending && !s.closed {
-		s.cond.Wait()
-	}
-	if _, ok := s.pending[key]; ok || s.closed {
-		return
-	}
-	s.pending[key] = b
-	s.queue = append(s.queue, b)
-	s.bytes += len(b.RawData())
-	s.cond.Broadcast()
-}
-
-// write is the goroutine behind PutLater.
-func (s *Store) write() {
-	failing := false
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for {
-		for len(s.queue) == 0 {
-			if s.closed {
-				return
-			}
-			s.cond.Wait()
-		}
-		b := s.queue[0]
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
-		s.mu.Unlock()
-		err := s.put(b)
-		if err != nil && !failing {
-			s.log.Error("fetched blocks cannot be kept; reading goes on without", "err", err)
-		}
-		failing = err != nil
-		s.mu.Lock()
-		delete(s.pending, string(b.Cid().Hash()))
-		s.bytes -= len(b.RawData())
-		s.cond.Broadcast()
-	}
-}
-
-// Flush waits until nothing is pending.
-func (s *Store) Flush() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.pending) > 0 {
-		s.cond.Wait()
-	}
-}
-
-// Sync has everything on stable storage. One sync of the file system costs far
-// less than one for each block.
-func (s *Store) Sync() error {
-	s.Flush()
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return fmt.Errorf("store: blocks: %w", err)
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("store: blocks: sync %s: %w", s.dir, err)
-	}
-	return nil
-}
-
-// put writes one block, unless it is there already and whole.
-func (s *Store) put(b blocks.Block) (err error) {
-	if _, err := s.read(b.Cid()); err == nil {
-		return nil
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("store: block %s: %w", b.Cid(), err)
-		}
-	}()
-	path := s.Path(b.Cid())
-	f, err := os.CreateTemp(s.tmp, "") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b.RawData())
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = s.rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
-
-func (s *Store) rename(from, to string) error {
-	s.change.Lock()
-	defer s.change.Unlock()
-	err := os.Rename(from, to)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return os.Rename(from, to)
-}
-
-// read returns a block that was verified just now. If the file is damaged it
-// is removed. The error for a block that is not there is [ipld.ErrNotFound].
+// read returns a block that was verified just now, and notes that it was of
+// use. If the file is damaged it is removed. The error for a block that is not
+// there is [ipld.ErrNotFound].
 func (s *Store) read(c cid.Cid) ([]byte, error) {
 	path := s.Path(c)
-	data, err := readBlockFile(path)
+	data, used, err := readBlockFile(path)
 	if err == nil {
 		err = ipfs.Verify(c, data)
 	}
 	switch {
 	case err == nil:
+		s.renew(path, used)
 		return data, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, ipld.ErrNotFound{Cid: c}
@@ -216,38 +154,52 @@ func (s *Store) read(c cid.Cid) ([]byte, error) {
 	}
 }
 
+// granularity is how old a block's time of last use may be before a read
+// renews it: a block that is read all the time costs one change of its inode a
+// minute.
+const granularity = time.Minute
+
+// renew notes that a block is used, if that was long ago. Without the note the
+// block may go too early, which is no reason to fail the read.
+func (s *Store) renew(path string, used time.Time) {
+	if now := s.opts.Now(); now.Sub(used) >= granularity {
+		_ = os.Chtimes(path, time.Time{}, now)
+	}
+}
+
 // replaced looks at a damaged file once more, where nobody can change it, and
 // removes it.
 func (s *Store) replaced(c cid.Cid, path string) ([]byte, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
-	data, err := readBlockFile(path)
+	data, _, err := readBlockFile(path)
 	if err == nil && ipfs.Verify(c, data) == nil {
 		return data, nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("store: damaged block %s: %w", c, err)
 	}
 	s.log.Warn("a damaged block was removed; it will be fetched again", "cid", c.String(), "path", path)
 	return nil, ipld.ErrNotFound{Cid: c}
 }
 
-// readBlockFile reads no more than one byte over the largest block.
-func readBlockFile(path string) ([]byte, error) {
+// readBlockFile reads no more than one byte over the largest block. It tells
+// when the block was last used.
+func readBlockFile(path string) (data []byte, used time.Time, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, used, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, used, err
 	}
-	data := make([]byte, min(info.Size(), ipfs.MaxBlockSize+1))
+	data = make([]byte, min(info.Size(), ipfs.MaxBlockSize+1))
 	if _, err := io.ReadFull(f, data); err != nil && err != io.ErrUnexpectedEOF {
-		return nil, err
+		return nil, used, err
 	}
-	return data, nil
+	return data, info.ModTime(), nil
 }
 
 func (s *Store) waiting(c cid.Cid) (blocks.Block, bool) {
@@ -294,28 +246,12 @@ func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
 	return int(info.Size()), nil
 }
 
-// Put writes a block that the caller has verified.
-func (s *Store) Put(_ context.Context, b blocks.Block) error { return s.put(b) }
-
-// PutMany writes blocks that the caller has verified.
-func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
-	for _, b := range bs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := s.put(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// DeleteBlock removes a block.
+// DeleteBlock removes a block, pinned or not.
 func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
 	s.Flush()
 	s.change.Lock()
 	defer s.change.Unlock()
-	if err := os.Remove(s.Path(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.remove(s.Path(c)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("store: block %s: %w", c, err)
 	}
 	return nil

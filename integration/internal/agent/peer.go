@@ -103,7 +103,7 @@ func openBitswap(ctx context.Context, o Open, opts ...bitswap.Option) (_ *ipfsPe
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if r.store, err = store.Open(o.Dir, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+	if r.store, err = store.Open(o.Dir, store.Options{}, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
 		return nil, err
 	}
 	r.host, err = libp2p.New(

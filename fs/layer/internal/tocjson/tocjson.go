@@ -52,6 +52,10 @@ type Entry struct {
 	DevMajor, DevMinor     int64
 	Offset, InnerOffset    int64
 	ChunkOffset, ChunkSize int64
+	// MemberSize is how many compressed bytes the stream at Offset has, where
+	// the next one that the TOC names does not follow at once (field memberSize,
+	// an addition of ours); 0 where it is not given.
+	MemberSize int64
 }
 
 // Xattr is one extended attribute of an Entry.
@@ -196,6 +200,7 @@ const (
 	fInnerOffset
 	fChunkOffset
 	fChunkSize
+	fMemberSize
 )
 
 func (d *Decoder) entry(e *Entry) error {
@@ -268,6 +273,8 @@ func (d *Decoder) entryField(e *Entry) (uint32, error) {
 		return fChunkOffset, d.integer(&e.ChunkOffset)
 	case "chunkSize":
 		return fChunkSize, d.integer(&e.ChunkSize)
+	case "memberSize":
+		return fMemberSize, d.integer(&e.MemberSize)
 	default:
 		return 0, d.skip(0)
 	}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
+)
+
+// kept is a pin as ls shows it.
+type kept struct {
+	CID    string    `json:"cid"`
+	Name   string    `json:"name"`
+	Size   int64     `json:"size_bytes"`
+	Held   int64     `json:"held_bytes"` // of these, on this node
+	Blocks int       `json:"blocks"`
+	Time   time.Time `json:"time"`            // of the pinning
+	Error  string    `json:"error,omitempty"` // the pin is damaged
+}
+
+func lsCommand() *cobra.Command {
+	var (
+		client clientFlags
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List what is pinned on this node: images that were pushed, or pinned",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			daemon, err := client.daemon()
+			if err != nil {
+				return err
+			}
+			defer daemon.Close()
+			list, err := daemon.Pins(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if !asJSON {
+				return writePins(cmd.OutOrStdout(), list)
+			}
+			out := []kept{}
+			for _, p := range list {
+				out = append(out, kept{p.CID.String(), p.Name, p.Size, p.Held, p.Blocks, p.Time, p.Error})
+			}
+			return writeJSON(cmd.OutOrStdout(), out)
+		},
+	}
+	client.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func writePins(w io.Writer, list []kubo.Pin) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(tw, "NAME\tCID\tSIZE\tHERE\tPINNED\n")
+	for _, p := range list {
+		name := p.Name
+		if name == "" {
+			name = "-"
+		}
+		when := "-"
+		if !p.Time.IsZero() {
+			when = p.Time.Local().Format(time.DateTime)
+		}
+		if p.Error != "" {
+			name = "(damaged: pin it again)"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", name, p.CID, progress.Bytes(p.Size), progress.Bytes(p.Held), when)
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,329 @@
+package direct
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+)
+
+// file is a file that is fetched now, or was a moment ago. Exchange.mu guards
+// it, but for what is the shelf's.
+type file struct {
+	root   cid.Cid
+	leaves []ipfs.Leaf    // as those of its shelf
+	index  map[string]int // likewise
+	users  int
+	forget *time.Timer // when there is no user
+
+	need    set     // parts that are wanted in bulk and nobody was asked for
+	holders []int32 // of each part: how many peers told that they hold it
+}
+
+// partOf returns which part of the file a block is, if that is known, and how
+// large it is (0: not known).
+func (f *file) partOf(c cid.Cid) (part, size int, ok bool) {
+	if c.Equals(f.root) {
+		return 0, 0, true
+	}
+	part, ok = f.index[hash(c)]
+	if ok {
+		size = int(f.leaves[part-1].Size)
+	}
+	return part, size, ok
+}
+
+// change notes that one more (or less) peer holds a part.
+func (f *file) change(part, by int) {
+	for part >= len(f.holders) {
+		f.holders = append(f.holders, 0)
+	}
+	f.holders[part] += int32(by)
+}
+
+// rarity is how many peers told that they hold a part.
+func (f *file) rarity(part int) int {
+	if part < len(f.holders) {
+		return int(f.holders[part])
+	}
+	return 0
+}
+
+// want is one block that is wanted by someone. Exchange.mu guards it.
+type want struct {
+	cid   cid.Cid
+	file  *file // nil: not known of what it is a part
+	part  int   // of file; -1: not known which
+	size  int   // bytes; a guess where it is not known
+	since time.Time
+
+	askers  map[*asker]bool
+	waited  int // of these, how many wait for it
+	flights map[*remote]*flight
+	tried   map[*remote]time.Time // who was asked in vain, and until when that counts
+	late    *time.Timer           // while it has flights: when to ask one more
+	isLate  bool
+	urgent  bool // counted in Exchange.urgent
+	queued  bool
+	over    bool
+}
+
+// inVain tells whether r was asked in vain, and need not be asked again yet.
+func (w *want) inVain(r *remote, now time.Time) bool {
+	until, tried := w.tried[r]
+	return tried && (until.IsZero() || now.Before(until))
+}
+
+// flight is a request to one peer.
+type flight struct {
+	want   *want
+	remote *remote
+	cancel context.CancelFunc
+	bulk   bool
+	size   int
+}
+
+// asker is one Fetch.
+type asker struct {
+	bulk bool
+	give func(c cid.Cid, data []byte) error
+	lost func(c cid.Cid)
+
+	wants map[*want]bool // not arrived; Exchange.mu guards it
+	told  map[*want]bool // those it was told of as lost; likewise
+
+	ending  sync.RWMutex // read-held while give is called
+	over    bool
+	endOnce sync.Once
+	done    chan struct{} // closed when it is over: err says how
+	err     error
+}
+
+func (a *asker) end(err error) {
+	a.endOnce.Do(func() {
+		a.err = err
+		close(a.done)
+	})
+}
+
+// guessSize is what a block is taken for whose size is not known.
+const guessSize = 256 << 10
+
+// lingerTime is for how long a file is watched after the last fetch.
+const lingerTime = 30 * time.Second
+
+// errClosed is returned by a Fetch of an exchange that has been closed.
+var errClosed = errors.New("direct: closed")
+
+// Fetch asks peers for blocks. give is called with each as it arrives,
+// verified; several calls may be made at once, none after Fetch has returned.
+// lost is called for each that no peer can give as things are; it stays wanted,
+// and comes if that changes. Neither lost nor give may call the Exchange.
+//
+// Fetch returns when all have arrived (from a peer, or by [Exchange.Arrived]),
+// with the first error of give, or with ctx.Err() when ctx ends.
+func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, data []byte) error, lost func(c cid.Cid)) error {
+	a := &asker{
+		bulk: w.Bulk, give: give, lost: lost, done: make(chan struct{}),
+		wants: make(map[*want]bool, len(w.CIDs)), told: make(map[*want]bool),
+	}
+	var s *shelf
+	if w.Root.Defined() {
+		s = x.inventory.open(w.Root) // reads the disk
+	}
+	x.mu.Lock()
+	var f *file
+	if s != nil {
+		f = x.use(s)
+	}
+	for _, c := range w.CIDs {
+		x.want(a, f, c)
+	}
+	x.dispatch()
+	x.unlock()
+	if len(w.CIDs) == 0 {
+		a.end(nil)
+	}
+	var err error
+	select {
+	case <-a.done:
+		err = a.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-x.ctx.Done():
+		err = errClosed
+	}
+	a.ending.Lock() // waits for calls of give
+	a.over = true
+	a.ending.Unlock()
+	x.mu.Lock()
+	for want := range a.wants {
+		x.drop(a, want)
+	}
+	if f != nil {
+		x.leave(f)
+	}
+	x.dispatch()
+	x.unlock()
+	if s != nil {
+		x.inventory.release(s)
+	}
+	return err
+}
+
+// use returns the file of a shelf, which peers are asked about from then on.
+func (x *Exchange) use(s *shelf) *file {
+	f := x.files[s.root]
+	if f == nil {
+		f = &file{root: s.root}
+		x.files[s.root] = f
+		for _, r := range x.remotes {
+			x.ask(r, f)
+		}
+	}
+	f.leaves, f.index = x.inventory.leaves(s)
+	f.users++
+	if f.forget != nil {
+		f.forget.Stop()
+		f.forget = nil
+	}
+	return f
+}
+
+// leave ends a use. The file is watched for a while still: the next read of it
+// is often not far.
+func (x *Exchange) leave(f *file) {
+	if f.users--; f.users > 0 {
+		return
+	}
+	f.forget = time.AfterFunc(lingerTime, func() {
+		x.mu.Lock()
+		defer x.unlock()
+		if f.users > 0 || x.files[f.root] != f {
+			return
+		}
+		delete(x.files, f.root)
+		for _, r := range x.remotes {
+			x.forget(r, f)
+		}
+	})
+}
+
+// want notes that a wants a block.
+func (x *Exchange) want(a *asker, f *file, c cid.Cid) {
+	w := x.wants[c]
+	if w == nil {
+		w = &want{
+			cid: c, file: f, part: -1, size: guessSize, since: time.Now(),
+			askers: make(map[*asker]bool), flights: make(map[*remote]*flight), tried: make(map[*remote]time.Time),
+		}
+		if f != nil {
+			if part, size, ok := f.partOf(c); ok {
+				w.part = part
+				w.size = cmp.Or(size, w.size)
+			}
+		}
+		x.wants[c] = w
+	}
+	if w.askers[a] {
+		return
+	}
+	w.askers[a], a.wants[w] = true, true
+	if !a.bulk {
+		w.waited++
+	}
+	if len(w.flights) > 0 {
+		x.hurry(w)
+		return
+	}
+	if !a.bulk && w.waited == 1 {
+		w.queued = false // it may be in the queue of those that nobody waits for
+	}
+	x.place(w)
+}
+
+// drop notes that a does not want a block any more.
+func (x *Exchange) drop(a *asker, w *want) {
+	delete(a.wants, w)
+	delete(a.told, w)
+	delete(w.askers, a)
+	if !a.bulk {
+		w.waited--
+	}
+	if len(w.askers) == 0 {
+		x.settle(w)
+	} else {
+		x.hurry(w)
+	}
+}
+
+// settle ends a want: the block is here, or nobody wants it.
+func (x *Exchange) settle(w *want) {
+	w.over = true
+	delete(x.wants, w.cid)
+	if w.file != nil && w.part >= 0 {
+		w.file.need.remove(w.part)
+	}
+	if w.late != nil {
+		w.late.Stop()
+	}
+	for _, fl := range w.flights {
+		fl.cancel()
+	}
+	x.hurry(w)
+}
+
+// Arrived tells of a block that came another way, or was put here: who waits
+// for it gets it, and who watches is told.
+func (x *Exchange) Arrived(b blocks.Block) {
+	x.mu.Lock()
+	w := x.wants[b.Cid()]
+	x.deliver(w, b.RawData())
+	x.mu.Lock()
+	x.dispatch()
+	x.unlock()
+	x.inventory.added(b.Cid())
+}
+
+// Removed tells of blocks that are held no longer.
+func (x *Exchange) Removed(cids ...cid.Cid) {
+	for _, c := range cids {
+		x.inventory.removed(c)
+	}
+}
+
+// deliver ends a want, or none, with its data. x.mu is held, and let go.
+func (x *Exchange) deliver(w *want, data []byte) {
+	var askers []*asker
+	if w != nil && !w.over {
+		for a := range w.askers {
+			askers = append(askers, a)
+		}
+		x.settle(w)
+	}
+	x.unlock()
+	for _, a := range askers {
+		a.ending.RLock()
+		var err error
+		if !a.over {
+			err = a.give(w.cid, data)
+		}
+		a.ending.RUnlock()
+		if err != nil {
+			a.end(err)
+		}
+		x.mu.Lock()
+		delete(a.wants, w)
+		delete(a.told, w)
+		if len(a.wants) == 0 {
+			a.end(nil)
+		}
+		x.unlock()
+	}
+}

@@ -1,0 +1,226 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"golang.org/x/sys/unix"
+)
+
+// maxPending is how many bytes of blocks may wait to be written. Who brings
+// more waits for the disk.
+const maxPending = 32 << 20
+
+// lease is for how long a block that was put, not fetched, stays though nothing
+// pins it: what is being imported is pinned once its root is there. Its file's
+// time is that far in the future, so a lease outlives the process, and one that
+// was never redeemed ends by itself.
+const lease = time.Hour
+
+// PutLater stores a verified block soon: it can be read at once. When too much
+// is pending it waits. A block that cannot be written is logged and forgotten:
+// neither a full disk nor a full budget is a reason to fail a read.
+func (s *Store) PutLater(b blocks.Block) {
+	key := string(b.Cid().Hash())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.bytes > maxPending && !s.closed {
+		s.cond.Wait()
+	}
+	if _, ok := s.pending[key]; ok || s.closed {
+		return
+	}
+	s.pending[key] = b
+	s.queue = append(s.queue, b)
+	s.bytes += len(b.RawData())
+	s.cond.Broadcast()
+}
+
+// write is the goroutine behind PutLater.
+func (s *Store) write() {
+	failing := false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		for len(s.queue) == 0 {
+			if s.closed {
+				return
+			}
+			s.cond.Wait()
+		}
+		b := s.queue[0]
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		err := s.put(b, s.opts.Now())
+		if err != nil && !failing {
+			s.log.Error("fetched blocks cannot be kept; reading goes on without", "err", err)
+		}
+		failing = err != nil
+		s.mu.Lock()
+		delete(s.pending, string(b.Cid().Hash()))
+		s.bytes -= len(b.RawData())
+		s.cond.Broadcast()
+	}
+}
+
+// Flush waits until nothing is pending.
+func (s *Store) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.pending) > 0 {
+		s.cond.Wait()
+	}
+}
+
+// Sync has everything on stable storage. One sync of the file system costs far
+// less than one for each block.
+func (s *Store) Sync() error {
+	s.Flush()
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return fmt.Errorf("store: blocks: %w", err)
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("store: blocks: sync %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// Put writes a block that the caller has verified, and leases it for an hour.
+// When the budget is used up it evicts; if that frees nothing the error wraps
+// [ErrFull].
+func (s *Store) Put(ctx context.Context, b blocks.Block) error {
+	for {
+		err := s.put(b, s.opts.Now().Add(lease))
+		if !errors.Is(err, ErrFull) {
+			return err
+		}
+		ok, roomErr := s.makeRoom(ctx, int64(len(b.RawData())))
+		if roomErr != nil {
+			return fmt.Errorf("%w: %w", err, roomErr)
+		}
+		if !ok {
+			return err
+		}
+	}
+}
+
+// PutMany is [Store.Put] for several blocks.
+func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
+	for _, b := range bs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.Put(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put writes one block, unless it is there already and whole, and has it as
+// last used at a time.
+func (s *Store) put(b blocks.Block, used time.Time) (err error) {
+	path := s.Path(b.Cid())
+	if _, err := s.read(b.Cid()); err == nil {
+		if s.keep(path, used) {
+			return nil
+		}
+		// It was evicted just now.
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("store: block %s: %w", b.Cid(), err)
+		}
+	}()
+	size := int64(len(b.RawData()))
+	if err := s.usage.take(size); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.tmp, "") // mode 0600
+	if err != nil {
+		s.usage.give(size)
+		return err
+	}
+	_, err = f.Write(b.RawData())
+	if err = errors.Join(err, f.Close()); err == nil {
+		if err = os.Chtimes(f.Name(), time.Time{}, used); err == nil {
+			err = s.rename(f.Name(), path, size)
+		}
+	}
+	if err != nil {
+		s.usage.give(size)
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// keep moves a block's time of last use up to used, and tells whether it is
+// there.
+func (s *Store) keep(path string, used time.Time) bool {
+	s.change.Lock()
+	defer s.change.Unlock()
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	if used.Sub(info.ModTime()) < granularity {
+		return true
+	}
+	return os.Chtimes(path, time.Time{}, used) == nil
+}
+
+// rename puts a file of size bytes, which were taken from the budget, into
+// place.
+func (s *Store) rename(from, to string, size int64) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	old, err := os.Lstat(to)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err = os.Rename(from, to)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		err = os.Rename(from, to)
+	}
+	switch {
+	case err != nil:
+		return err
+	case !s.isCounted(to):
+		s.usage.give(size) // the count is still to come here
+	case old != nil:
+		s.usage.give(old.Size())
+	default:
+		s.usage.add(0, 1)
+	}
+	return nil
+}
+
+// remove takes a block's file away, where change is held.
+func (s *Store) remove(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err == nil && s.isCounted(path) {
+		s.usage.add(-info.Size(), -1)
+	}
+	return err
+}
+
+// isCounted tells whether a file would be in the count if it had been there all
+// the time. change is held.
+func (s *Store) isCounted(path string) bool {
+	return s.counted == nil || s.counted[filepath.Base(filepath.Dir(path))]
+}
