@@ -73,7 +73,7 @@ func randomFile(seed uint64, size int) []byte {
 	return data
 }
 
-// addFile gives a node a file as push does with what is no layer.
+// addFile gives a node a file, in leaves of 256 KiB.
 func addFile(t *testing.T, n *testbed.Node, data []byte) cid.Cid {
 	t.Helper()
 	var root cid.Cid

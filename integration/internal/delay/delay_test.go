@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,11 +69,11 @@ func TestRoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server, r := connect(t)
 		const messages = 1000
-		echoed := make(chan error, 1)
-		go func() {
-			_, err := io.Copy(server, server)
-			echoed <- errors.Join(err, server.Close())
-		}()
+		var echo sync.WaitGroup
+		echo.Go(func() {
+			_, _ = io.Copy(server, server) // it ends with the relay
+			server.Close()
+		})
 		begin := time.Now()
 		go func() {
 			for range messages {
@@ -94,7 +95,7 @@ func TestRoundTrip(t *testing.T) {
 		if err := r.Close(); err != nil {
 			t.Error(err)
 		}
-		<-echoed
+		echo.Wait()
 		client.Close()
 	})
 }

@@ -113,7 +113,7 @@ func (s *stranger) connected(_ network.Network, c network.Conn) {
 
 // stream writes down that the target talks to us, and what it says first.
 func (s *stranger) stream(st network.Stream) {
-	defer st.Reset()
+	defer func() { _ = st.Reset() }() // it may have gone already
 	data, err := io.ReadAll(io.LimitReader(st, 1<<10))
 	s.got("a stream of %s from %s: %q, %v", st.Protocol(), st.Conn().RemotePeer(), data, err)
 }

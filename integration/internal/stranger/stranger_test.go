@@ -2,9 +2,11 @@ package stranger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ipfs/boxo/bitswap"
@@ -70,8 +72,12 @@ func TestOpenNode(t *testing.T) {
 			t.Error(err)
 		}
 	}))
-	served := make(chan error, 1)
-	go func() { served <- web.Serve() }()
+	var served sync.WaitGroup
+	served.Go(func() {
+		if err := web.Serve(); !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("serving HTTP: %v", err)
+		}
+	})
 
 	r, err := Run(ctx, Plan{Target: addr(h), CID: b.Cid().String(), Listen: anyPort})
 	if err != nil {
@@ -95,7 +101,7 @@ func TestOpenNode(t *testing.T) {
 	if err := web.Close(); err != nil {
 		t.Error(err)
 	}
-	<-served
+	served.Wait()
 }
 
 // TestClosedNode gets nothing of one that hangs up on everybody, with an entry
