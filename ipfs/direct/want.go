@@ -80,15 +80,6 @@ func (w *want) inVain(r *remote, now time.Time) bool {
 	return tried && (until.IsZero() || now.Before(until))
 }
 
-// flight is a request to one peer.
-type flight struct {
-	want   *want
-	remote *remote
-	cancel context.CancelFunc
-	bulk   bool
-	size   int
-}
-
 // asker is one Fetch.
 type asker struct {
 	bulk bool
