@@ -325,13 +325,10 @@ func TestRarestFirst(t *testing.T) {
 	f := newFile(t, 1, 40, 100)
 	n := newNode(t)
 	n.know(f)
-	var file *file
 	full := &remote{ctx: t.Context(), wake: make(chan struct{}, 1), files: map[cid.Cid]*holding{}}
-	s := n.inventory.open(f.root.Cid())
-	defer n.inventory.release(s)
+	file := n.use(f.root.Cid())
 	n.Exchange.mu.Lock()
 	defer n.Exchange.mu.Unlock()
-	file = n.use(s)
 	a := &asker{bulk: true, wants: map[*want]bool{}, told: map[*want]bool{}, done: make(chan struct{})}
 	h := &holding{answered: true}
 	full.files[f.root.Cid()] = h

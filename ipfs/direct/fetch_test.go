@@ -228,6 +228,22 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// What is known of a file is looked up once, not at every read: it costs a look
+// at the disk for each of its leaves.
+func TestLooksUpOnce(t *testing.T) {
+	f := newFile(t, 1, 100, 100)
+	reader, a := newNode(t), newNode(t)
+	a.hold(f, f.leaves...)
+	reader.know(f)
+	reader.join(t, a.Host)
+	for _, b := range f.leaves {
+		fetch(t.Context(), t, reader.Exchange, ipfs.Want{CIDs: []cid.Cid{b.Cid()}, Root: f.root.Cid()})
+	}
+	if reader.opened > 1 || a.opened > 1 {
+		t.Errorf("for 100 reads the file was looked up %d times by who reads, %d by who serves", reader.opened, a.opened)
+	}
+}
+
 // Many fetches at once, of overlapping parts, in bulk and not, some called off.
 func TestConcurrent(t *testing.T) {
 	f := newFile(t, 1, 200, 3000)

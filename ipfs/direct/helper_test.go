@@ -33,6 +33,7 @@ type memory struct {
 	blocks map[string][]byte // by multihash
 	files  map[cid.Cid][]ipfs.Leaf
 	read   map[string]int
+	opened int // calls of Leaves
 }
 
 func newMemory() *memory {
@@ -59,6 +60,7 @@ func (m *memory) Holds(c cid.Cid) bool {
 func (m *memory) Leaves(root cid.Cid) ([]ipfs.Leaf, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.opened++
 	leaves, ok := m.files[root]
 	if !ok {
 		return nil, ErrNotHeld

@@ -17,6 +17,7 @@ import (
 // it, but for what is the shelf's.
 type file struct {
 	root   cid.Cid
+	shelf  *shelf
 	leaves []ipfs.Leaf    // as those of its shelf
 	index  map[string]int // likewise
 	users  int
@@ -124,15 +125,8 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 		bulk: w.Bulk, give: give, lost: lost, done: make(chan struct{}),
 		wants: make(map[*want]bool, len(w.CIDs)), told: make(map[*want]bool),
 	}
-	var s *shelf
-	if w.Root.Defined() {
-		s = x.inventory.open(w.Root) // reads the disk
-	}
+	f := x.use(w.Root)
 	x.mu.Lock()
-	var f *file
-	if s != nil {
-		f = x.use(s)
-	}
 	for _, c := range w.CIDs {
 		x.want(a, f, c)
 	}
@@ -162,23 +156,33 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 	}
 	x.dispatch()
 	x.unlock()
-	if s != nil {
-		x.inventory.release(s)
-	}
 	return err
 }
 
-// use returns the file of a shelf, which peers are asked about from then on.
-func (x *Exchange) use(s *shelf) *file {
-	f := x.files[s.root]
-	if f == nil {
-		f = &file{root: s.root}
-		x.files[s.root] = f
-		for _, r := range x.remotes {
-			x.ask(r, f)
-		}
+// use returns the file under root, nil if that is undefined. Peers are asked
+// about it from then on, until some time after leave.
+func (x *Exchange) use(root cid.Cid) *file {
+	if !root.Defined() {
+		return nil
 	}
-	f.leaves, f.index = x.inventory.leaves(s)
+	x.mu.Lock()
+	f := x.files[root]
+	if f == nil || f.leaves == nil {
+		x.unlock()
+		s := x.inventory.open(root) // reads the disk: once, if all is well
+		x.mu.Lock()
+		if f = x.files[root]; f == nil {
+			f = &file{root: root, shelf: s}
+			x.files[root] = f
+			for _, r := range x.remotes {
+				x.ask(r, f)
+			}
+		} else {
+			defer x.inventory.release(s)
+		}
+		f.leaves, f.index = x.inventory.leaves(s)
+	}
+	defer x.unlock()
 	f.users++
 	if f.forget != nil {
 		f.forget.Stop()
@@ -203,6 +207,7 @@ func (x *Exchange) leave(f *file) {
 		for _, r := range x.remotes {
 			x.forget(r, f)
 		}
+		x.inventory.release(f.shelf)
 	})
 }
 
