@@ -41,6 +41,8 @@ var scenarios = []scenario{
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// That nobody reads any more ends the benchmark by an error, in order.
+	signal.Ignore(syscall.SIGPIPE)
 	var err error
 	if len(os.Args) > 1 && os.Args[1] == agent.Argument {
 		// Whoever started the agent says when it ends: a signal from the

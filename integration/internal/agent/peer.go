@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/ipfs/boxo/bitswap"
@@ -87,6 +89,7 @@ type reference struct {
 	store   *store.Store
 	bitswap *bitswap.Bitswap
 	session exchange.Fetcher
+	ctx     context.Context // of the sessions
 	cancel  context.CancelFunc
 }
 
@@ -94,8 +97,7 @@ var _ ipfs.Blocks = (*reference)(nil)
 
 func openBitswap(ctx context.Context, o Open, opts ...bitswap.Option) (_ *ipfsPeer, err error) {
 	r := &reference{}
-	bctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
+	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -114,8 +116,8 @@ func openBitswap(ctx context.Context, o Open, opts ...bitswap.Option) (_ *ipfsPe
 	if err != nil {
 		return nil, err
 	}
-	r.bitswap = bitswap.New(bctx, bsnet.NewFromIpfsHost(r.host), nil, r.store, opts...)
-	r.session = r.bitswap.NewSession(bctx)
+	r.bitswap = bitswap.New(r.ctx, bsnet.NewFromIpfsHost(r.host), nil, r.store, opts...)
+	r.session = r.bitswap.NewSession(r.ctx)
 	for _, p := range o.Peers {
 		info, err := peer.AddrInfoFromString(p)
 		if err == nil && len(info.Addrs) > 0 {
@@ -145,8 +147,9 @@ func texts(addrs []ma.Multiaddr) (out []string) {
 	return out
 }
 
-// Get implements [ipfs.Blocks] by one session, as boxo's users do. What is
-// here already is not looked for elsewhere.
+// Get implements [ipfs.Blocks] by one session, as boxo's users do, and another
+// one when it is stuck. What is here already is not looked for elsewhere. One
+// call may be under way at a time.
 func (r *reference) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []byte) error) error {
 	var away []cid.Cid
 	for _, c := range w.CIDs {
@@ -162,25 +165,58 @@ func (r *reference) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, dat
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	missing := make(map[cid.Cid]bool, len(away))
+	for _, c := range away {
+		missing[c] = true
+	}
+	for range sessionTries {
+		if err := r.round(ctx, missing, fn); err != nil || len(missing) == 0 {
+			return err
+		}
+		// A session can lose sight of who has what, for ever.
+		r.session = r.bitswap.NewSession(r.ctx)
+	}
+	return fmt.Errorf("bitswap is stuck, with %d of %d blocks missing", len(missing), len(away))
+}
+
+// The reference's patience with a session that brings nothing, and how often
+// it takes a new one.
+const (
+	sessionPatience = 5 * time.Second
+	sessionTries    = 20
+)
+
+// round takes blocks from the session until all are here or none comes.
+func (r *reference) round(ctx context.Context, missing map[cid.Cid]bool, fn func(c cid.Cid, data []byte) error) error {
+	if len(missing) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ch, err := r.session.GetBlocks(ctx, away)
+	ch, err := r.session.GetBlocks(ctx, slices.Collect(maps.Keys(missing)))
 	if err != nil {
 		return err
 	}
-	n := 0
-	for b := range ch {
-		if err := fn(b.Cid(), b.RawData()); err != nil {
-			return err
+	idle := time.NewTimer(sessionPatience)
+	defer idle.Stop()
+	for len(missing) > 0 {
+		select {
+		case <-idle.C:
+			return nil
+		case b, ok := <-ch:
+			if !ok {
+				return ctx.Err()
+			}
+			idle.Reset(sessionPatience)
+			if err := fn(b.Cid(), b.RawData()); err != nil {
+				return err
+			}
+			delete(missing, b.Cid())
+			r.store.PutLater(b)
+			if err := r.bitswap.NotifyNewBlocks(ctx, b); err != nil {
+				return err
+			}
 		}
-		r.store.PutLater(b)
-		if err := r.bitswap.NotifyNewBlocks(ctx, b); err != nil {
-			return err
-		}
-		n++
-	}
-	if n < len(away) {
-		return fmt.Errorf("bitswap ended after %d of %d blocks: %w", n, len(away), ctx.Err())
 	}
 	return nil
 }
