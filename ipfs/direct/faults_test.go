@@ -34,7 +34,7 @@ var faults = []struct {
 			stuck(w, r)
 		}
 	}, false},
-	{"drips", func(f testFile) http.HandlerFunc {
+	{"drips", func(testFile) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			for range 1000 {
