@@ -73,7 +73,6 @@ func newClient(h host.Host) *client {
 			MaxIdleConnsPerHost:    maxFlights,
 			IdleConnTimeout:        20 * time.Second,
 			MaxResponseHeaderBytes: maxHeaderBytes,
-			ReadBufferSize:         64 << 10, // of the peer's writes
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -57,10 +57,12 @@ type Exchange struct {
 	wants     map[cid.Cid]*want
 	// To be looked at by dispatch: what somebody waits for, and what nobody does.
 	queue, bulkQueue []*want
-	urgent           int         // wants that somebody waits for and that are on their way
-	timer            *time.Timer // of the next dispatch
-	timerAt          time.Time
-	stats            Stats
+	urgent           int // wants that somebody waits for and that are on their way
+	// Under way in bulk, at all peers: requests, and their bytes.
+	bulkFlights, inBulk int
+	timer               *time.Timer // of the next dispatch
+	timerAt             time.Time
+	stats               Stats
 	// What is told to others once mu is let go.
 	lost []loss
 	bans []ban
@@ -185,21 +187,25 @@ func (x *Exchange) unlock() {
 	}
 }
 
-// dispatchAt has dispatch called at a time, or sooner.
+// dispatchAt has dispatch called at a time to come, or sooner.
 func (x *Exchange) dispatchAt(at time.Time) {
-	now := time.Now()
-	if x.ctx.Err() != nil || x.timerAt.After(now) && !at.Before(x.timerAt) {
+	if x.ctx.Err() != nil || !x.timerAt.IsZero() && !at.Before(x.timerAt) {
 		return
 	}
 	if x.timer != nil {
 		x.timer.Stop()
 	}
 	x.timerAt = at
-	x.timer = time.AfterFunc(at.Sub(now), func() {
+	var mine *time.Timer
+	mine = time.AfterFunc(time.Until(at), func() {
 		x.mu.Lock()
 		defer x.unlock()
+		if x.timer != mine {
+			return // replaced by a sooner one
+		}
 		x.timerAt = time.Time{}
 		x.requeue()
 		x.dispatch()
 	})
+	x.timer = mine
 }

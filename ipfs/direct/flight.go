@@ -31,6 +31,8 @@ func (x *Exchange) launch(w *want, r *remote) {
 	if fl.bulk {
 		r.bulkFlights++
 		r.inBulk += fl.size
+		x.bulkFlights++
+		x.inBulk += fl.size
 		patience = max(bulkPatience*patience, minBulkPatience)
 	}
 	w.flights[r] = fl
@@ -60,7 +62,7 @@ func (x *Exchange) expect(w *want, patience time.Duration) {
 		}
 		w.isLate = true
 		x.hurry(w)
-		if r, _, _ := x.best(w, time.Now()); r != nil && len(w.flights) < maxFlightsOfOne {
+		if r := x.another(w); r != nil {
 			x.stats.Hedged++
 			x.launch(w, r)
 		} else {
@@ -68,6 +70,16 @@ func (x *Exchange) expect(w *want, patience time.Duration) {
 		}
 		x.dispatch()
 	})
+}
+
+// another returns who else to ask for a block that is late. While nobody waits
+// for it and other parts are to be had, those are asked for instead.
+func (x *Exchange) another(w *want) *remote {
+	if len(w.flights) >= maxFlightsOfOne || w.waited == 0 && w.file != nil && w.file.need.count() > 0 {
+		return nil
+	}
+	r, _, _ := x.best(w, time.Now())
+	return r
 }
 
 // hurry keeps count of the blocks that somebody waits for and that are on
@@ -126,6 +138,8 @@ func (x *Exchange) landed(fl *flight, data []byte, delay time.Duration, err erro
 	if fl.bulk {
 		r.bulkFlights--
 		r.inBulk -= fl.size
+		x.bulkFlights--
+		x.inBulk -= fl.size
 	}
 	if !w.over && len(w.flights) == 0 {
 		x.place(w)

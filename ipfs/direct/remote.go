@@ -17,6 +17,13 @@ const (
 	maxBulkFlights = 96
 )
 
+// Bounds on what is asked of all peers at once in bulk, requests and bytes:
+// each request costs memory, and more than this no link needs.
+const (
+	maxAllBulk      = 384
+	maxAllBulkBytes = 64 << 20
+)
+
 // A peer that fails is left alone for a time, twice as long each time in a row.
 const (
 	firstRest = 250 * time.Millisecond

@@ -152,8 +152,7 @@ func (x *Exchange) best(w *want, now time.Time) (best *remote, sure, wait bool) 
 			wait = wait || soon
 			continue
 		}
-		full := r.flights >= maxFlights || w.waited == 0 && (r.inBulk >= r.meter.window || r.bulkFlights >= maxBulkFlights)
-		if now.Before(r.rest) || full || w.waited == 0 && x.urgent > 0 {
+		if r.flights >= maxFlights || now.Before(r.rest) || w.waited == 0 && !x.hasRoom(r, now) {
 			wait = true
 			continue
 		}
@@ -178,9 +177,11 @@ func (x *Exchange) mayHold(r *remote, w *want, now time.Time) (known, maybe, soo
 		return false, true, false
 	case !h.answered:
 		until := h.since.Add(answerTime)
-		x.dispatchAt(until)
+		if soon = now.Before(until); soon {
+			x.dispatchAt(until)
+		}
 		// The first block of a file does not wait for the answer.
-		return false, w.part <= 0, now.Before(until)
+		return false, w.part <= 0, soon
 	case w.part < 0:
 		// An inner node: whoever has parts of the file has these.
 		return false, h.all || len(h.parts) > 0, false
@@ -192,14 +193,8 @@ func (x *Exchange) mayHold(r *remote, w *want, now time.Time) (known, maybe, soo
 // dispatchBulk gives each peer as much to do as its window allows, of what
 // nobody waits for.
 func (x *Exchange) dispatchBulk(now time.Time) {
-	if x.urgent > 0 {
-		return
-	}
 	for _, r := range x.remotes {
-		if now.Before(r.rest) || r.ctx.Err() != nil {
-			continue
-		}
-		for r.inBulk < r.meter.window && r.bulkFlights < maxBulkFlights && r.flights < maxFlights {
+		for x.hasRoom(r, now) {
 			w := x.pick(r, now)
 			if w == nil {
 				break
@@ -207,6 +202,14 @@ func (x *Exchange) dispatchBulk(now time.Time) {
 			x.launch(w, r)
 		}
 	}
+}
+
+// hasRoom tells whether r can be asked now for one more block that nobody waits
+// for.
+func (x *Exchange) hasRoom(r *remote, now time.Time) bool {
+	return x.urgent == 0 && x.bulkFlights < maxAllBulk && x.inBulk < maxAllBulkBytes &&
+		r.inBulk < r.meter.window && r.bulkFlights < maxBulkFlights && r.flights < maxFlights &&
+		!now.Before(r.rest) && r.ctx.Err() == nil
 }
 
 // pick returns a block to ask r for, of those that nobody was asked for: of
