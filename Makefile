@@ -54,7 +54,7 @@ test-unit: root debian-packages ## the tests beside the code (root)
 # packing of test images ten times slower.
 .PHONY: test-integration
 test-integration: root debian-packages $(CONTAINERD)/containerd helia ## real containerd, runc, kernel and network namespaces (root)
-	$(GO) test -count=1 -timeout 25m $(TESTFLAGS) ./integration/...
+	$(GO) test -count=1 -timeout 40m $(TESTFLAGS) ./integration/...
 
 .PHONY: lint
 lint: lint-format lint-vet lint-staticcheck lint-golangci lint-vulnerabilities ## format, vet, staticcheck, golangci-lint (import rules), govulncheck
