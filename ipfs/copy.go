@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -79,20 +78,4 @@ func (f *File) Copy(ctx context.Context, w io.Writer, off, n int64) error {
 		return io.EOF
 	}
 	return nil
-}
-
-// Fetch has the whole file fetched in bulk, in no order, and keeps nothing of
-// it: it is the [Blocks] that keep it. fn, which may be nil, is called after each
-// leaf with its size.
-func (f *File) Fetch(ctx context.Context, fn func(bytes int64)) error {
-	want := Want{CIDs: make([]cid.Cid, 0, f.NumLeaves()), Root: f.root, Bulk: true}
-	for l := range f.Leaves() {
-		want.CIDs = append(want.CIDs, l.CID)
-	}
-	return f.blocks.Get(ctx, want, func(_ cid.Cid, block []byte) error {
-		if fn != nil {
-			fn(int64(len(block)))
-		}
-		return nil
-	})
 }

@@ -559,16 +559,6 @@ func TestCopyErrors(t *testing.T) {
 	if err := f.Copy(t.Context(), &got, 0, size); !errors.As(err, &missing) || !bytes.HasPrefix(data, got.Bytes()) {
 		t.Errorf("Copy: %v after %d bytes, want an UnavailableError", err, got.Len())
 	}
-	var fetched int64
-	if err := f.Fetch(t.Context(), nil); !errors.As(err, &missing) {
-		t.Errorf("Fetch: %v, want an UnavailableError", err)
-	}
-	if _, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Fetch(t.Context(), func(n int64) { fetched += n }); err != nil || fetched != size {
-		t.Errorf("Fetch: %v, %d bytes of %d", err, fetched, size)
-	}
 }
 
 // failing is a writer that takes some bytes, and then fails.

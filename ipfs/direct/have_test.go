@@ -3,9 +3,11 @@ package direct
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -143,4 +145,36 @@ func TestTellsNonsense(t *testing.T) {
 	reader.join(t, liar, good.Host)
 	fetch(t.Context(), t, reader.Exchange, f.want(false))
 	fetch(t.Context(), t, reader.Exchange, f.want(true))
+}
+
+// A peer that never tells is waited for once, and does not keep the exchange
+// busy after that: no timer is set for a time that has passed.
+func TestNeverTells(t *testing.T) {
+	f := newFile(t, 1, 3, 100)
+	mute := gateway(t, serving(f))
+	mute.SetStreamHandler(haveProtocol, func(s network.Stream) {
+		_, _ = readMessage(bufio.NewReader(s))
+	})
+	reader := newNode(t)
+	reader.know(f)
+	reader.join(t, mute)
+	lost := make(chan struct{}, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = reader.Fetch(ctx, f.want(false), func(cid.Cid, []byte) error { return nil }, func(cid.Cid) { lost <- struct{}{} })
+	}()
+	for range f.leaves {
+		<-lost
+	}
+	reader.Exchange.mu.Lock()
+	reader.requeue()
+	reader.dispatch()
+	if at := reader.timerAt; !at.IsZero() && at.Before(time.Now()) {
+		t.Errorf("the next look is set for %v ago", time.Since(at))
+	}
+	reader.unlock()
+	cancel()
+	<-done
 }
