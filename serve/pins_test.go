@@ -16,6 +16,7 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -242,8 +243,9 @@ func TestPinFetches(t *testing.T) {
 	}
 	// A damaged block is found missing when it is read, and fetched by pinning
 	// again.
-	if err := os.Truncate(b.Local().Path(p.blocks[3].Cid()), 0); err != nil {
-		t.Fatal(err)
+	blockstest.Damage(t, b.Local(), p.blocks[3].Cid())
+	if _, err := b.Local().Get(t.Context(), p.blocks[3].Cid()); !ipld.IsNotFound(err) {
+		t.Fatalf("a damaged block: %v", err)
 	}
 	if list, err := b.client.Pins(t.Context()); err != nil || list[0].Held >= list[0].Size {
 		t.Errorf("%+v, %v: held as if nothing were damaged", list, err)

@@ -149,16 +149,15 @@ func TestSuiteFromStore(t *testing.T) {
 	})
 }
 
-// plant writes a block file as it is.
+// plant stores data as they are.
 func plant(t testing.TB, n *Node, c cid.Cid, data []byte) {
 	t.Helper()
-	path := n.store.Path(c)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	b, err := blocks.NewBlockWithCid(data, c)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	n.store.PutLater(b)
+	n.store.Flush()
 }
 
 // The blocks come from boxo's own bitswap over a store that verifies nothing:
@@ -252,31 +251,19 @@ func TestServesWhatItFetched(t *testing.T) {
 // A damaged block on disk is fetched again, and replaced on disk.
 func TestDamagedBlockIsFetchedAgain(t *testing.T) {
 	client, server := pair(t)
-	for name, damage := range map[string]func(path string) error{
-		"cut":      func(p string) error { return os.Truncate(p, 100) },
-		"emptied":  func(p string) error { return os.Truncate(p, 0) },
-		"extended": func(p string) error { return os.Truncate(p, 5<<20) },
-		"zeros":    func(p string) error { return os.WriteFile(p, make([]byte, 5000), 0o600) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := blockstest.Random(t, 1, 5000)
-			put(t, server, b)
-			wantBlock(t, client, b)
-			client.store.Flush()
-			path := client.store.Path(b.Cid())
-			if err := damage(path); err != nil {
-				t.Fatal(err)
-			}
-			before := client.Stats().BlocksFetched
-			wantBlock(t, client, b)
-			if n := client.Stats().BlocksFetched - before; n != 1 {
-				t.Errorf("%d blocks were fetched, want 1", n)
-			}
-			client.store.Flush()
-			if data, err := os.ReadFile(path); err != nil || !bytes.Equal(data, b.RawData()) {
-				t.Errorf("the file was not replaced: %d bytes, %v", len(data), err)
-			}
-		})
+	b := blockstest.Random(t, 1, 5000)
+	put(t, server, b)
+	wantBlock(t, client, b)
+	client.store.Flush()
+	blockstest.Damage(t, client.store, b.Cid())
+	before := client.Stats().BlocksFetched
+	wantBlock(t, client, b)
+	if n := client.Stats().BlocksFetched - before; n != 1 {
+		t.Errorf("%d blocks were fetched, want 1", n)
+	}
+	client.store.Flush()
+	if got, err := client.store.Get(t.Context(), b.Cid()); err != nil || !bytes.Equal(got.RawData(), b.RawData()) {
+		t.Errorf("the block was not replaced: %v", err)
 	}
 }
 
@@ -285,9 +272,7 @@ func TestPutMendsDamagedBlock(t *testing.T) {
 	n := open(t, Config{})
 	b := blockstest.Random(t, 1, 5000)
 	put(t, n, b)
-	if err := os.Truncate(n.store.Path(b.Cid()), 10); err != nil {
-		t.Fatal(err)
-	}
+	blockstest.Damage(t, n.store, b.Cid())
 	put(t, n, b)
 	if err := n.Sync(t.Context()); err != nil {
 		t.Fatal(err)

@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pack"
 )
 
 // removedAtOnce is how many CIDs Options.OnRemove is told in one call.
@@ -23,15 +20,27 @@ const removedAtOnce = 1024
 // could not free enough.
 const pause = time.Minute
 
-// background counts what there is, then evicts whenever it is time to.
+// saveEvery is how often the times of last use are written, and what single
+// blocks left free is given back to the file system.
+const saveEvery = time.Minute
+
+// background evicts whenever it is time to.
 func (s *Store) background(ctx context.Context) {
-	s.count(ctx)
-	close(s.ready)
+	save := time.NewTicker(saveEvery)
+	defer save.Stop()
+	again := time.NewTimer(0)
+	<-again.C
+	wake := s.usage.wake
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.usage.wake:
+		case <-save.C:
+			s.tidy(ctx)
+			continue
+		case <-wake:
+		case <-again.C:
+		case <-s.unpinned:
 		}
 		enough, err := s.trim(ctx)
 		if ctx.Err() != nil {
@@ -40,43 +49,21 @@ func (s *Store) background(ctx context.Context) {
 		if err != nil {
 			s.log.Error("no block can be evicted", "err", err)
 		}
-		if enough {
-			continue
+		wake = s.usage.wake
+		if !enough { // and nothing comes of trying at once
+			wake = nil
+			again.Reset(pause)
 		}
-		again := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-		case <-again.C:
-		case <-s.unpinned:
-		}
-		again.Stop()
 	}
 }
 
-// count adds up what was there when the store was opened. Each directory is
-// counted while no file can come to it or go from it.
-func (s *Store) count(ctx context.Context) {
-	err := s.eachDir(ctx, func(dir string) error {
-		s.change.Lock()
-		defer s.change.Unlock()
-		var bytes, blocks int64
-		err := eachBlock(dir, func(_ cid.Cid, info fs.FileInfo) error {
-			bytes += info.Size()
-			blocks++
-			return nil
-		})
-		s.usage.add(bytes, blocks)
-		s.counted[filepath.Base(dir)] = true
-		return err
-	})
-	if err != nil && ctx.Err() == nil {
-		s.log.Error("the blocks cannot be counted; more than the budget may be held", "err", err)
+func (s *Store) tidy(ctx context.Context) {
+	if err := s.lock(ctx); err != nil {
+		return
 	}
-	s.change.Lock()
-	s.counted = nil
-	s.change.Unlock()
-	if st := s.usage.stat(); st.Bytes > st.Limit-st.Limit/20 {
-		s.usage.wakeUp()
+	defer s.unlock()
+	if err := errors.Join(s.packs.Save(), s.packs.Tidy(ctx)); err != nil && ctx.Err() == nil {
+		s.log.Error("the store of blocks cannot be tidied", "err", err)
 	}
 }
 
@@ -99,24 +86,21 @@ func (s *Store) trim(ctx context.Context) (enough bool, err error) {
 		return false, err
 	}
 	defer s.unlock()
-	high := func(st Stat) bool { return st.Bytes > st.Limit-st.Limit/20 }
 	st := s.usage.stat()
-	if !high(st) {
+	if !s.high(st) {
 		return true, nil
 	}
 	freed, err := s.evict(ctx, st.Limit-st.Limit/10, nil)
 	s.log.Info("blocks were evicted, those first that were not used for longest", "blocks", freed.Blocks, "bytes", freed.Bytes)
-	return !high(s.usage.stat()), err
+	return !s.high(s.usage.stat()), err
 }
+
+// high tells whether it is time to evict.
+func (*Store) high(st Stat) bool { return st.Bytes > st.Limit-st.Limit/20 }
 
 // makeRoom evicts until n bytes more fit, and tells whether they do. Who waits
 // for it is importing, and has more to come, so it frees more than that.
 func (s *Store) makeRoom(ctx context.Context, n int64) (bool, error) {
-	select {
-	case <-ctx.Done():
-		return false, ctx.Err()
-	case <-s.ready:
-	}
 	if err := s.lock(ctx); err != nil {
 		return false, err
 	}
@@ -140,11 +124,6 @@ type Freed struct{ Bytes, Blocks int64 }
 // under way stay. It calls removed, if not nil, for each, with its CID of codec
 // raw and its size; nothing else is evicted or pinned before it returns.
 func (s *Store) Collect(ctx context.Context, target int64, removed func(c cid.Cid, size int64)) (Freed, error) {
-	select {
-	case <-ctx.Done():
-		return Freed{}, ctx.Err()
-	case <-s.ready:
-	}
 	s.Flush()
 	if err := s.lock(ctx); err != nil {
 		return Freed{}, err
@@ -163,38 +142,33 @@ func (s *Store) evict(ctx context.Context, target int64, removed func(cid.Cid, i
 		return Freed{}, fmt.Errorf("store: nothing is evicted: %w", err)
 	}
 	st := s.usage.stat()
+	now := s.opts.Now()
+	stays := func(key uint64, used uint32) bool { return leased(used, now) || pinned.Has(key) }
 	ages := make([]uint64, 0, st.Blocks)
-	err = s.eachDir(ctx, func(dir string) error {
-		now := s.opts.Now()
-		return eachBlock(dir, func(c cid.Cid, info fs.FileInfo) error {
-			if !leased(info, now) && !pinned.Has(pins.Key(c.Hash())) {
-				ages = append(ages, second(info)<<32|uint64(min(info.Size(), math.MaxUint32)))
-			}
-			return nil
-		})
+	s.packs.Each(func(key uint64, size int64, used uint32) {
+		if !stays(key, used) {
+			ages = append(ages, uint64(used)<<32|uint64(size))
+		}
 	})
-	if err != nil {
-		return Freed{}, fmt.Errorf("store: evict: %w", err)
-	}
 	last, tie, ok := oldest(ages, st.Bytes-target)
 	if !ok {
 		return Freed{}, nil
 	}
 	out := sweep{store: s, removed: removed}
-	err = s.eachDir(ctx, func(dir string) error {
-		now := s.opts.Now()
-		return eachBlock(dir, func(c cid.Cid, info fs.FileInfo) error {
-			at := second(info)
-			if at > last || at == last && tie <= 0 || leased(info, now) || pinned.Has(pins.Key(c.Hash())) {
-				return nil
-			}
-			if at == last {
-				tie -= info.Size()
-			}
-			return out.remove(c, info)
-		})
-	})
+	err = s.packs.Sweep(ctx, func(key uint64, size int64, used uint32) bool {
+		at := uint64(used)
+		if at > last || at == last && tie <= 0 || stays(key, used) {
+			return false
+		}
+		if at == last {
+			tie -= size
+		}
+		return true
+	}, out.gone)
 	out.tell()
+	if err == nil {
+		err = s.packs.Tidy(ctx)
+	}
 	if err != nil {
 		return out.freed, fmt.Errorf("store: evict: %w", err)
 	}
@@ -220,19 +194,14 @@ func oldest(ages []uint64, need int64) (last uint64, tie int64, ok bool) {
 	return last, tie, ok
 }
 
-// second is when a block was last used.
-func second(info fs.FileInfo) uint64 {
-	return uint64(min(max(info.ModTime().Unix(), 0), math.MaxUint32))
-}
-
 // leased tells whether a block was put by an import that may be under way. A
 // time still further ahead is that of a clock that was set back.
-func leased(info fs.FileInfo, now time.Time) bool {
-	ahead := info.ModTime().Sub(now)
+func leased(used uint32, now time.Time) bool {
+	ahead := time.Unix(int64(used), 0).Sub(now)
 	return ahead > 0 && ahead < 2*lease
 }
 
-// sweep removes blocks.
+// sweep counts what goes, and tells of it.
 type sweep struct {
 	store   *Store
 	removed func(cid.Cid, int64) // may be nil
@@ -240,34 +209,17 @@ type sweep struct {
 	told    []cid.Cid
 }
 
-// remove removes a block, unless it was of use since it was looked at.
-func (w *sweep) remove(c cid.Cid, seen fs.FileInfo) error {
-	path := w.store.Path(c)
-	w.store.change.Lock()
-	info, err := os.Lstat(path)
-	if err == nil && info.ModTime().After(seen.ModTime()) {
-		w.store.change.Unlock()
-		return nil
-	}
-	if err == nil {
-		err = w.store.remove(path)
-	}
-	w.store.change.Unlock()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func (w *sweep) gone(e pack.Entry) {
+	w.store.usage.add(-e.Size, -1)
 	w.freed.Blocks++
-	w.freed.Bytes += info.Size()
+	w.freed.Bytes += e.Size
+	c := cid.NewCidV1(cid.Raw, e.Hash)
 	if w.removed != nil {
-		w.removed(c, info.Size())
+		w.removed(c, e.Size)
 	}
 	if w.told = append(w.told, c); len(w.told) == removedAtOnce {
 		w.tell()
 	}
-	return nil
 }
 
 func (w *sweep) tell() {
@@ -275,50 +227,4 @@ func (w *sweep) tell() {
 		tell(w.told)
 	}
 	w.told = nil
-}
-
-// eachDir calls fn for each directory of blocks.
-func (s *Store) eachDir(ctx context.Context, fn func(dir string) error) error {
-	dirs, err := os.ReadDir(s.dir)
-	if err != nil {
-		return err
-	}
-	for _, d := range dirs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if !d.IsDir() {
-			continue
-		}
-		if err := fn(filepath.Join(s.dir, d.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// eachBlock calls fn for each block in a directory. What is no block is passed
-// over, as is one that goes meanwhile.
-func eachBlock(dir string, fn func(c cid.Cid, info fs.FileInfo) error) error {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		c, err := cid.Decode(f.Name())
-		if err != nil {
-			continue
-		}
-		info, err := f.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := fn(c, info); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -2,10 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -13,6 +10,7 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pack"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
@@ -129,23 +127,19 @@ func (m *measure) visit(c cid.Cid, _ []byte) error {
 	if _, ok := ipfs.Known(c); ok {
 		return nil
 	}
-	path := m.store.Path(c)
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
+	size, used, ok := m.store.packs.Size(c.Hash())
+	if !ok {
 		if m.missing++; len(m.some) < maxMissing {
 			m.some = append(m.some, c)
 		}
 		return nil
 	}
-	if err != nil {
-		return err
-	}
 	if len(m.blocks) == pins.MaxBlocks {
 		return fmt.Errorf("%w: more than %d blocks", pins.ErrLimit, pins.MaxBlocks)
 	}
-	m.blocks = append(m.blocks, measured{pins.Key(c.Hash()), uint32(info.Size())})
-	if !m.now.IsZero() && info.ModTime().After(m.now) {
-		return os.Chtimes(path, time.Time{}, m.now)
+	m.blocks = append(m.blocks, measured{pack.Key(c.Hash()), uint32(size)})
+	if !m.now.IsZero() && used.After(m.now) {
+		m.store.packs.Use(c.Hash(), m.now)
 	}
 	return nil
 }

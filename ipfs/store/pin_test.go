@@ -10,6 +10,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
@@ -117,9 +118,7 @@ func TestPinnedAndDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(f.Path(root), []byte("zeros"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	blockstest.Damage(t, f, root)
 	if held, err := f.Held(t.Context(), p); err != nil || held != 0 {
 		t.Errorf("held %d, %v; want nothing that can be reached", held, err)
 	}

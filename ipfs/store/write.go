@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
 // maxPending is how many bytes of blocks may wait to be written. Who brings
@@ -18,8 +19,8 @@ import (
 const maxPending = 32 << 20
 
 // lease is for how long a block that was put, not fetched, stays though nothing
-// pins it: what is being imported is pinned once its root is there. Its file's
-// time is that far in the future, so a lease outlives the process, and one that
+// pins it: what is being imported is pinned once its root is there. Its time of
+// last use is that far in the future, so a lease outlives the process, and one that
 // was never redeemed ends by itself.
 const lease = time.Hour
 
@@ -83,6 +84,9 @@ func (s *Store) Flush() {
 // less than one for each block.
 func (s *Store) Sync() error {
 	s.Flush()
+	if err := s.packs.Save(); err != nil {
+		return fmt.Errorf("store: blocks: %w", err)
+	}
 	d, err := os.Open(s.dir)
 	if err != nil {
 		return fmt.Errorf("store: blocks: %w", err)
@@ -129,101 +133,45 @@ func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
 // put writes one block, unless it is there already and whole, and has it as
 // last used at a time.
 func (s *Store) put(b blocks.Block, used time.Time) (err error) {
-	path := s.Path(b.Cid())
-	if _, err := os.Lstat(path); err == nil { // most are new, and this is the cheapest way to know
-		if _, err := s.read(b.Cid()); err == nil && s.keep(path, used) {
+	c := b.Cid()
+	if _, ok := ipfs.Known(c); ok {
+		return nil // whoever has the CID has the block
+	}
+	if _, _, ok := s.packs.Size(c.Hash()); ok { // most are new
+		if _, err := s.read(c); err == nil && s.keep(c, used) {
 			return nil
 		}
 		// It was damaged, or evicted just now.
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("store: block %s: %w", b.Cid(), err)
+			err = fmt.Errorf("store: block %s: %w", c, err)
 		}
 	}()
 	size := int64(len(b.RawData()))
 	if err := s.usage.take(size); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.tmp, "") // mode 0600
-	if err != nil {
-		s.usage.give(size)
-		return err
-	}
-	_, err = f.Write(b.RawData())
-	if err = errors.Join(err, f.Close()); err == nil {
-		if time.Since(used).Abs() >= granularity { // else it is the time that the file has
-			err = os.Chtimes(f.Name(), time.Time{}, used)
-		}
-		if err == nil {
-			err = s.rename(f.Name(), path, size)
-		}
-	}
-	if err != nil {
-		s.usage.give(size)
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
-
-// keep moves a block's time of last use up to used, and tells whether it is
-// there.
-func (s *Store) keep(path string, used time.Time) bool {
 	s.change.Lock()
 	defer s.change.Unlock()
-	info, err := os.Lstat(path)
-	if err != nil {
-		return false
-	}
-	if used.Sub(info.ModTime()) < granularity {
-		return true
-	}
-	return os.Chtimes(path, time.Time{}, used) == nil
-}
-
-// rename puts a file of size bytes, which were taken from the budget, into
-// place.
-func (s *Store) rename(from, to string, size int64) error {
-	s.change.Lock()
-	defer s.change.Unlock()
-	old, err := os.Lstat(to)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	err = os.Rename(from, to)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		err = os.Rename(from, to)
-	}
+	replaced, err := s.packs.Add(c.Hash(), b.RawData(), used)
 	switch {
 	case err != nil:
-		return err
-	case !s.isCounted(to):
-		s.usage.give(size) // the count is still to come here
-	case old != nil:
-		s.usage.give(old.Size())
+		s.usage.give(size)
+	case replaced > 0:
+		s.usage.give(replaced)
 	default:
 		s.usage.add(0, 1)
-	}
-	return nil
-}
-
-// remove takes a block's file away, where change is held.
-func (s *Store) remove(path string) error {
-	info, err := os.Lstat(path)
-	if err == nil {
-		err = os.Remove(path)
-	}
-	if err == nil && s.isCounted(path) {
-		s.usage.add(-info.Size(), -1)
 	}
 	return err
 }
 
-// isCounted tells whether a file would be in the count if it had been there all
-// the time. change is held.
-func (s *Store) isCounted(path string) bool {
-	return s.counted == nil || s.counted[filepath.Base(filepath.Dir(path))]
+// keep moves a block's time of last use up to used, and tells whether it is
+// there.
+func (s *Store) keep(c cid.Cid, used time.Time) bool {
+	_, before, ok := s.packs.Size(c.Hash())
+	if !ok || used.Sub(before) < granularity {
+		return ok
+	}
+	return s.packs.Use(c.Hash(), used)
 }

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 )
 
 // Limits on a pin, whoever asks for it or wrote its file.
@@ -55,13 +54,6 @@ type Pin struct {
 	// Err is set by [Dir.List] alone, for a pin whose file is damaged: of such
 	// a pin only the root is known.
 	Err error
-}
-
-// Key is what a pin's file holds of a block: the end of its hash.
-func Key(h multihash.Multihash) uint64 {
-	var b [8]byte
-	copy(b[:], h[max(0, len(h)-8):])
-	return binary.LittleEndian.Uint64(b[:])
 }
 
 // Set is the keys of all pinned blocks.
