@@ -1,6 +1,7 @@
 package ipfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,7 +87,7 @@ func WriteCAR(ctx context.Context, from Blocks, root cid.Cid, parts []cid.Cid, w
 			data := make(map[cid.Cid][]byte, len(leaves))
 			want.Root, want.CIDs = part, leaves
 			err := from.Get(ctx, want, func(c cid.Cid, block []byte) error {
-				data[c] = block
+				data[c] = bytes.Clone(block)
 				return nil
 			})
 			if err != nil {

@@ -1,6 +1,7 @@
 package ipfs
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -41,7 +42,7 @@ func Walk(ctx context.Context, blocks Blocks, root cid.Cid, want Want, visit fun
 		stack = stack[:cut]
 		data := make(map[cid.Cid][]byte, len(want.CIDs))
 		err := blocks.Get(ctx, want, func(c cid.Cid, block []byte) error {
-			data[c] = block
+			data[c] = bytes.Clone(block)
 			return nil
 		})
 		if err != nil {

@@ -24,8 +24,8 @@ const MaxBlockSize = 2 << 20
 type Blocks interface {
 	// Get fetches the blocks that are wanted, in parallel and in no particular
 	// order, and calls fn once for each distinct CID as it arrives, one call
-	// at a time. The data passed was verified against the CID's hash and must
-	// not be modified; fn may keep it.
+	// at a time. The data passed was verified against the CID's hash; it is
+	// lent: fn must not change it, nor use it after its return.
 	//
 	// Get returns when every block has been handed over, or with the first
 	// error: that of fn as it is; ctx.Err() when ctx ends; an

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -41,7 +42,7 @@ func (h *handler) block(ctx context.Context, q url.Values) (cid.Cid, []byte, err
 	}
 	var data []byte
 	err = h.Store.Get(ctx, ipfs.Want{CIDs: []cid.Cid{c}}, func(_ cid.Cid, d []byte) error {
-		data = d
+		data = bytes.Clone(d)
 		return nil
 	})
 	return c, data, err

@@ -1,6 +1,7 @@
 package blockstest
 
 import (
+	"bytes"
 	"context"
 	"sync"
 
@@ -83,7 +84,11 @@ func (m *Memory) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data [
 		m.mu.Lock()
 		m.served++
 		m.mu.Unlock()
-		if err := fn(c, data); err != nil {
+		// It is lent: who uses it later is found out.
+		lent := bytes.Clone(data)
+		err := fn(c, lent)
+		clear(lent)
+		if err != nil {
 			return err
 		}
 	}

@@ -109,7 +109,7 @@ func get(ctx context.Context, f Fixture, cids ...cid.Cid) (map[cid.Cid][]byte, e
 		if _, twice := got[c]; twice {
 			return fmt.Errorf("%s was handed over twice", c)
 		}
-		got[c] = data
+		got[c] = bytes.Clone(data)
 		return nil
 	})
 	return got, err

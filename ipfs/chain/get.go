@@ -28,11 +28,12 @@ type get struct {
 	patience *time.Timer // until the next source is started
 }
 
-// arrival is a block from a source.
+// arrival is a block from a source, which lends it until done is closed.
 type arrival struct {
 	from int
 	cid  cid.Cid
 	data []byte
+	done chan struct{}
 }
 
 // end is that of a source's Get.
@@ -64,21 +65,11 @@ func (g *get) run(ctx context.Context) error {
 	for {
 		select {
 		case a := <-g.arrived:
-			if !g.missing[a.cid] {
-				continue // another source gave it before
-			}
-			delete(g.missing, a.cid)
-			if err := g.fn(a.cid, a.data); err != nil {
+			err := g.take(ctx, a)
+			close(a.done)
+			if err != nil || len(g.missing) == 0 {
 				return err
 			}
-			g.keep(ctx, a.from, a.cid, a.data)
-			if a.from > 0 && g.active > 1 {
-				g.late.add(g.want.Root, time.Now())
-			}
-			if len(g.missing) == 0 {
-				return nil
-			}
-			g.rearm()
 		case e := <-g.ended:
 			g.active--
 			g.errs[e.from] = e.err
@@ -97,6 +88,23 @@ func (g *get) run(ctx context.Context) error {
 	}
 }
 
+// take hands a block over.
+func (g *get) take(ctx context.Context, a arrival) error {
+	if !g.missing[a.cid] {
+		return nil // another source gave it before
+	}
+	delete(g.missing, a.cid)
+	if err := g.fn(a.cid, a.data); err != nil {
+		return err
+	}
+	g.keep(ctx, a.from, a.cid, a.data)
+	if a.from > 0 && g.active > 1 {
+		g.late.add(g.want.Root, time.Now())
+	}
+	g.rearm()
+	return nil
+}
+
 // start asks the next source for what is missing.
 func (g *get) start(ctx context.Context) {
 	i := g.started
@@ -106,8 +114,10 @@ func (g *get) start(ctx context.Context) {
 	w.CIDs = g.rest()
 	g.sources.Go(func() {
 		err := g.Chain.sources[i].Blocks.Get(ctx, w, func(c cid.Cid, data []byte) error {
+			done := make(chan struct{})
 			select {
-			case g.arrived <- arrival{i, c, data}:
+			case g.arrived <- arrival{i, c, data, done}:
+				<-done
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/gostream"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/buffer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/stall"
 )
 
@@ -90,7 +91,8 @@ func (c resetting) Close() error {
 	return c.Conn.Close()
 }
 
-// get fetches and verifies a block. delay is after how long the answer began.
+// get fetches and verifies a block. data are lent by package buffer, and with
+// whatever error to be given back there; delay is after how long the answer began.
 // The error wraps errMissing, errLied or a busyError, or tells of a peer that
 // is slow, cut off, or no gateway.
 func (c *client) get(ctx context.Context, from peer.ID, want cid.Cid) (data []byte, delay time.Duration, err error) {
@@ -149,13 +151,14 @@ func readBlock(resp *http.Response, watch *stall.Watch) ([]byte, error) {
 		data, err := io.ReadAll(io.LimitReader(touching{resp.Body, watch}, ipfs.MaxBlockSize+1))
 		return data, err // Verify tells one that is too large
 	}
-	data := make([]byte, size)
+	data := buffer.Get(int(size))
 	if _, err := io.ReadFull(touching{resp.Body, watch}, data); err != nil {
-		return nil, err
+		return data, err
 	}
+	var one [1]byte
 	// The end of the body frees the stream for the next request.
-	if n, err := resp.Body.Read(make([]byte, 1)); n > 0 || err != io.EOF {
-		return nil, fmt.Errorf("more than the %d bytes announced (%w)", size, err)
+	if n, err := resp.Body.Read(one[:]); n > 0 || err != io.EOF {
+		return data, fmt.Errorf("more than the %d bytes announced (%w)", size, err)
 	}
 	return data, nil
 }

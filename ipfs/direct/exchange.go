@@ -24,8 +24,8 @@ type Config struct {
 	Host  host.Host
 	Store Store
 	// Keep is called with each block that was fetched, after those who wait
-	// for it have got it. It may take its time: the peer that the block came
-	// from is asked for less meanwhile.
+	// for it have got it. Its data are lent, until Keep returns. That may take
+	// its time: the peer that the block came from is asked for less meanwhile.
 	Keep func(b blocks.Block)
 	// Ban is told of a peer that sent something else than what it was asked
 	// for. Its connections are closed in any case.

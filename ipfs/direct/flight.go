@@ -6,6 +6,8 @@ import (
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/buffer"
 )
 
 // flight is a request to one peer.
@@ -44,6 +46,7 @@ func (x *Exchange) launch(w *want, r *remote) {
 		defer cancel()
 		data, delay, err := x.client.get(ctx, r.id, w.cid)
 		x.landed(fl, data, delay, err)
+		buffer.Put(data)
 	})
 }
 

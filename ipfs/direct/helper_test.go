@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -40,15 +41,17 @@ func newMemory() *memory {
 	return &memory{blocks: map[string][]byte{}, files: map[cid.Cid][]ipfs.Leaf{}, read: map[string]int{}}
 }
 
-func (m *memory) Block(c cid.Cid) ([]byte, error) {
+func (m *memory) View(c cid.Cid, fn func(data []byte) error) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	data, ok := m.blocks[hash(c)]
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", c, ErrNotHeld)
+	if ok {
+		m.read[hash(c)]++
 	}
-	m.read[hash(c)]++
-	return data, nil
+	m.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("%s: %w", c, ErrNotHeld)
+	}
+	return fn(data)
 }
 
 func (m *memory) Holds(c cid.Cid) bool {
@@ -72,7 +75,7 @@ func (m *memory) put(bs ...blocks.Block) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, b := range bs {
-		m.blocks[hash(b.Cid())] = b.RawData()
+		m.blocks[hash(b.Cid())] = bytes.Clone(b.RawData())
 	}
 }
 

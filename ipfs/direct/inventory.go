@@ -12,9 +12,9 @@ import (
 // Store has the blocks that are served. Its methods may be called at once by
 // many.
 type Store interface {
-	// Block returns a verified block. The error for one that is not there
-	// wraps [ErrNotHeld].
-	Block(c cid.Cid) ([]byte, error)
+	// View calls fn with a verified block, which is lent to it until it
+	// returns. The error for one that is not there wraps [ErrNotHeld].
+	View(c cid.Cid, fn func(data []byte) error) error
 	// Holds tells whether a block is there, as far as can be seen without
 	// reading it.
 	Holds(c cid.Cid) bool

@@ -85,18 +85,24 @@ func (s *server) block(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer release()
-	data, ok := ipfs.Known(c)
-	if !ok {
-		data, err = s.store.Block(c)
+	if data, ok := ipfs.Known(c); ok {
+		s.send(w, r, c, data)
+		return
 	}
+	err = s.store.View(c, func(data []byte) error {
+		s.send(w, r, c, data)
+		return nil
+	})
 	switch {
 	case errors.Is(err, ErrNotHeld):
 		http.Error(w, fmt.Sprintf("%s is not held here", c), http.StatusNotFound)
-		return
 	case err != nil:
 		http.Error(w, "the block cannot be read", http.StatusInternalServerError)
-		return
 	}
+}
+
+// send answers with the data of a block.
+func (s *server) send(w http.ResponseWriter, r *http.Request, c cid.Cid, data []byte) {
 	h := w.Header()
 	h.Set("Content-Type", rawBlock)
 	h.Set("Content-Length", strconv.Itoa(len(data)))

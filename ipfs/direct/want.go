@@ -114,7 +114,8 @@ const lingerTime = 30 * time.Second
 var errClosed = errors.New("direct: closed")
 
 // Fetch asks peers for blocks. give is called with each as it arrives,
-// verified; several calls may be made at once, none after Fetch has returned.
+// verified, and lent until give returns; several calls may be made at once, none
+// after Fetch has returned.
 // lost is called for each that no peer can give as things are; it stays wanted,
 // and comes if that changes. Neither lost nor give may call the Exchange.
 //

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -45,6 +46,8 @@ func (n *Node) swap(ctx context.Context, cids []cid.Cid) {
 	for _, c := range cids {
 		missing[c] = true
 	}
+	n.swapping.add(cids, 1)
+	defer n.swapping.add(cids, -1)
 	retry := min(max(n.s.FetchTimeout/4, 100*time.Millisecond), 5*time.Second)
 	for len(missing) > 0 && ctx.Err() == nil {
 		if len(n.host.Network().Peers()) < len(n.s.peers) {
@@ -109,12 +112,46 @@ func (n *Node) swapped(b blocks.Block) {
 }
 
 // kept stores a block that came from the network, and tells those who wait for
-// it in bitswap, here and elsewhere.
+// it in bitswap, here and elsewhere. The block's data are lent.
 func (n *Node) kept(b blocks.Block) {
-	n.store.PutLater(b)
-	if err := n.bitswap.NotifyNewBlocks(n.ctx, b); err != nil && n.ctx.Err() == nil {
-		n.s.Log.Debug("peers that wait for a block were not told of it", "cid", b.Cid().String(), "err", err)
+	n.store.Keep(b)
+	// To peers bitswap sends what it reads from the store; a session here would
+	// hold what it is told.
+	err := n.bitswap.Server.NotifyNewBlocks(n.ctx, b)
+	if err == nil && n.swapping.has(b.Cid()) {
+		var own blocks.Block
+		if own, err = blocks.NewBlockWithCid(bytes.Clone(b.RawData()), b.Cid()); err == nil {
+			err = n.bitswap.Client.NotifyNewBlocks(n.ctx, own)
+		}
 	}
+	if err != nil && n.ctx.Err() == nil {
+		n.s.Log.Debug("those who wait for a block were not told of it", "cid", b.Cid().String(), "err", err)
+	}
+}
+
+// swapping counts, by CID, who waits for a block from bitswap.
+type swapping struct {
+	mu sync.Mutex
+	by map[cid.Cid]int
+}
+
+func (s *swapping) add(cids []cid.Cid, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = make(map[cid.Cid]int)
+	}
+	for _, c := range cids {
+		if s.by[c] += n; s.by[c] == 0 {
+			delete(s.by, c)
+		}
+	}
+}
+
+func (s *swapping) has(c cid.Cid) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[c] > 0
 }
 
 // fetcher is a bitswap session.

@@ -108,17 +108,14 @@ func (n *Node) load(ctx context.Context, cids []cid.Cid, out *output) (damaged [
 			break
 		}
 		g.Go(func() error {
-			b, err := n.store.Get(ctx, c)
+			err := n.store.View(c, func(data []byte) error { return out.give(c, data) })
 			if ipld.IsNotFound(err) {
 				mu.Lock()
 				defer mu.Unlock()
 				damaged = append(damaged, c)
 				return nil
 			}
-			if err != nil {
-				return err
-			}
-			return out.give(c, b.RawData())
+			return err
 		})
 	}
 	return damaged, g.Wait()

@@ -90,7 +90,6 @@ func TestAnnouncesWhatItHas(t *testing.T) {
 	if !isTold(b, root) {
 		t.Error("a file of which a part is here is not announced")
 	}
-	b.Local().Flush()
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}

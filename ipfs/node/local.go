@@ -26,16 +26,13 @@ var (
 	_ ipfs.Blocks  = local{}
 )
 
-// Block implements [direct.Store].
-func (l local) Block(c cid.Cid) ([]byte, error) {
-	b, err := l.store.Get(context.Background(), c)
+// View implements [direct.Store].
+func (l local) View(c cid.Cid, fn func(data []byte) error) error {
+	err := l.store.View(c, fn)
 	if ipld.IsNotFound(err) {
-		return nil, fmt.Errorf("node: block %s: %w", c, direct.ErrNotHeld)
+		return fmt.Errorf("node: block %s: %w", c, direct.ErrNotHeld)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return b.RawData(), nil
+	return err
 }
 
 // Holds implements [direct.Store].
@@ -70,11 +67,7 @@ func (l local) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := l.Block(c)
-		if err != nil {
-			return err
-		}
-		if err := fn(c, data); err != nil {
+		if err := l.View(c, func(data []byte) error { return fn(c, data) }); err != nil {
 			return err
 		}
 	}

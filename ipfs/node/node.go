@@ -36,17 +36,18 @@ import (
 
 // Node is a running node. It is safe for concurrent use. Use [Open].
 type Node struct {
-	s       settings
-	lock    *os.File
-	store   *store.Store
-	host    host.Host
-	peering *peering // found.peering
-	found   found
-	direct  *direct.Exchange
-	bitswap *bitswap.Bitswap
-	holders holders
-	opened  chan struct{} // closed when the node is complete
-	tasks   sync.WaitGroup
+	s        settings
+	lock     *os.File
+	store    *store.Store
+	host     host.Host
+	peering  *peering // found.peering
+	found    found
+	direct   *direct.Exchange
+	bitswap  *bitswap.Bitswap
+	swapping swapping
+	holders  holders
+	opened   chan struct{} // closed when the node is complete
+	tasks    sync.WaitGroup
 
 	ctx      context.Context // of the bitswap sessions
 	cancel   context.CancelFunc

@@ -124,7 +124,6 @@ type Freed struct{ Bytes, Blocks int64 }
 // under way stay. It calls removed, if not nil, for each, with its CID of codec
 // raw and its size; nothing else is evicted or pinned before it returns.
 func (s *Store) Collect(ctx context.Context, target int64, removed func(c cid.Cid, size int64)) (Freed, error) {
-	s.Flush()
 	if err := s.lock(ctx); err != nil {
 		return Freed{}, err
 	}

@@ -34,7 +34,6 @@ const maxMissing = 16
 // are set here. If anything is missing nothing is pinned, and the error is a
 // [*MissingError]. A pin of the same root is replaced.
 func (s *Store) Pin(ctx context.Context, p pins.Pin) (pins.Pin, error) {
-	s.Flush()
 	// Nothing is evicted between the look and the record.
 	if err := s.lock(ctx); err != nil {
 		return p, err
@@ -89,7 +88,6 @@ func (s *Store) Pins(ctx context.Context) ([]pins.Pin, error) {
 // Held tells how many bytes of a pin's blocks are here: all of them, unless
 // some turned out to be damaged.
 func (s *Store) Held(ctx context.Context, p pins.Pin) (int64, error) {
-	s.Flush()
 	m := measure{store: s}
 	if err := m.walk(ctx, p.Parts); err != nil {
 		return 0, fmt.Errorf("store: %s: %w", p.Root, err)
@@ -180,7 +178,7 @@ func (h here) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []by
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := h.store.read(c)
+		data, err := h.store.read(c, nil)
 		if err != nil && !ipld.IsNotFound(err) {
 			return err
 		}
@@ -199,7 +197,6 @@ type local struct{ store *Store }
 
 // Get implements [ipfs.Blocks].
 func (l local) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []byte) error) error {
-	l.store.Flush()
 	var missing []cid.Cid
 	err := here(l).Get(ctx, w, func(c cid.Cid, data []byte) error {
 		if data == nil {

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/boxo/blockstore"
@@ -22,6 +23,7 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/buffer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pack"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
@@ -65,13 +67,8 @@ type Store struct {
 	unpinned chan struct{} // something may go that had to stay
 	cancel   context.CancelFunc
 
-	mu      sync.Mutex
-	cond    *sync.Cond // something was written, or came to be written
-	pending map[string]blocks.Block
-	queue   []blocks.Block
-	bytes   int // of pending
-	closed  bool
 	work    sync.WaitGroup
+	failing atomic.Bool // fetched blocks could not be kept the last time
 }
 
 var _ blockstore.Blockstore = (*Store)(nil)
@@ -83,10 +80,8 @@ func Open(dir string, o Options, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{
 		dir: filepath.Join(dir, "blocks"), log: log, opts: o,
-		pending: make(map[string]blocks.Block),
-		gc:      make(chan struct{}, 1), unpinned: make(chan struct{}, 1),
+		gc: make(chan struct{}, 1), unpinned: make(chan struct{}, 1),
 	}
-	s.cond = sync.NewCond(&s.mu)
 	var err error
 	if s.pins, err = pins.Open(filepath.Join(dir, "pins")); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -102,17 +97,12 @@ func Open(dir string, o Options, log *slog.Logger) (*Store, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.work.Go(s.write)
 	s.work.Go(func() { s.background(ctx) })
 	return s, nil
 }
 
-// Close writes what is pending.
+// Close ends what goes on in the background. Nothing may be put any more.
 func (s *Store) Close() {
-	s.mu.Lock()
-	s.closed = true
-	s.cond.Broadcast()
-	s.mu.Unlock()
 	s.cancel()
 	s.work.Wait()
 	if err := s.packs.Close(); err != nil {
@@ -125,11 +115,11 @@ func (s *Store) Where(c cid.Cid) (file string, offset, size int64, ok bool) {
 	return s.packs.Where(c.Hash())
 }
 
-// read returns a block that was verified just now, and notes that it was of
-// use. If it is damaged it is removed. The error for a block that is not there
-// is [ipld.ErrNotFound].
-func (s *Store) read(c cid.Cid) ([]byte, error) {
-	data, used, err := s.packs.Read(c.Hash())
+// read returns a block that was verified just now, in buf if that is large
+// enough, and notes that it was of use. If it is damaged it is removed. The
+// error for a block that is not there is [ipld.ErrNotFound].
+func (s *Store) read(c cid.Cid, buf []byte) ([]byte, error) {
+	data, used, err := s.packs.Read(c.Hash(), buf)
 	if err == nil {
 		err = ipfs.Verify(c, data)
 	}
@@ -162,7 +152,7 @@ func (s *Store) renew(c cid.Cid, used time.Time) {
 func (s *Store) replaced(c cid.Cid) ([]byte, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
-	data, _, err := s.packs.Read(c.Hash())
+	data, _, err := s.packs.Read(c.Hash(), nil)
 	if errors.Is(err, pack.ErrNotHeld) {
 		return nil, ipld.ErrNotFound{Cid: c} // it was evicted while it was read
 	}
@@ -186,19 +176,26 @@ func (s *Store) remove(c cid.Cid) error {
 	return err
 }
 
-func (s *Store) waiting(c cid.Cid) (blocks.Block, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, ok := s.pending[string(c.Hash())]
-	return b, ok
+// View calls fn with a block that was verified just now, which is lent to it
+// until it returns. The error for a block that is not there is
+// [ipld.ErrNotFound].
+func (s *Store) View(c cid.Cid, fn func(data []byte) error) error {
+	size, _, ok := s.packs.Size(c.Hash())
+	if !ok {
+		return ipld.ErrNotFound{Cid: c}
+	}
+	buf := buffer.Get(int(size))
+	defer buffer.Put(buf)
+	data, err := s.read(c, buf)
+	if err != nil {
+		return err
+	}
+	return fn(data)
 }
 
 // Get implements [blockstore.Blockstore].
 func (s *Store) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
-	if b, ok := s.waiting(c); ok {
-		return blocks.NewBlockWithCid(b.RawData(), c)
-	}
-	data, err := s.read(c)
+	data, err := s.read(c, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -216,9 +213,6 @@ func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 
 // GetSize returns the length of a block.
 func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
-	if b, ok := s.waiting(c); ok {
-		return len(b.RawData()), nil
-	}
 	size, _, ok := s.packs.Size(c.Hash())
 	if !ok {
 		return 0, ipld.ErrNotFound{Cid: c}
@@ -228,7 +222,6 @@ func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
 
 // DeleteBlock removes a block, pinned or not.
 func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
-	s.Flush()
 	s.change.Lock()
 	defer s.change.Unlock()
 	if err := s.remove(c); err != nil {
@@ -239,7 +232,6 @@ func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
 
 // AllKeysChan sends the CIDs of all blocks, with the codec raw.
 func (s *Store) AllKeysChan(ctx context.Context) (<-chan cid.Cid, error) {
-	s.Flush()
 	ch := make(chan cid.Cid)
 	go func() {
 		defer close(ch)

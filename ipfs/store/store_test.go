@@ -74,9 +74,8 @@ func open(t testing.TB, dir string, budget int64) *fixture {
 // fetched stores blocks as the node stores those that it fetched.
 func (f *fixture) fetched(bs ...blocks.Block) {
 	for _, b := range bs {
-		f.PutLater(b)
+		f.Keep(b)
 	}
-	f.Flush()
 }
 
 func (f *fixture) has(t testing.TB, b blocks.Block) bool {
@@ -240,7 +239,7 @@ func TestBudgetHolds(t *testing.T) {
 	for w := range 4 {
 		work.Go(func() {
 			for i := w; i < len(bs); i += 4 {
-				f.PutLater(bs[i])
+				f.Keep(bs[i])
 				b, err := f.Get(t.Context(), bs[i/2].Cid())
 				if err != nil && !ipld.IsNotFound(err) {
 					t.Error(err)
@@ -252,7 +251,6 @@ func TestBudgetHolds(t *testing.T) {
 		})
 	}
 	work.Wait()
-	f.Flush()
 	close(stop)
 	watch.Wait()
 	f.checkCount(t)
@@ -335,8 +333,7 @@ func TestKeepFree(t *testing.T) {
 	if err := s.Put(t.Context(), b); !errors.Is(err, ErrFull) {
 		t.Errorf("Put: %v, want ErrFull", err)
 	}
-	s.PutLater(b)
-	s.Flush()
+	s.Keep(b)
 	if ok, err := s.Has(t.Context(), b.Cid()); ok || err != nil {
 		t.Errorf("kept, with all of the file system to be free: %v", err)
 	}

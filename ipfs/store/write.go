@@ -14,76 +14,28 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
-// maxPending is how many bytes of blocks may wait to be written. Who brings
-// more waits for the disk.
-const maxPending = 32 << 20
-
 // lease is for how long a block that was put, not fetched, stays though nothing
 // pins it: what is being imported is pinned once its root is there. Its time of
 // last use is that far in the future, so a lease outlives the process, and one that
 // was never redeemed ends by itself.
 const lease = time.Hour
 
-// PutLater stores a verified block soon: it can be read at once. When too much
-// is pending it waits. A block that cannot be written is logged and forgotten:
-// neither a full disk nor a full budget is a reason to fail a read.
-func (s *Store) PutLater(b blocks.Block) {
-	key := string(b.Cid().Hash())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.bytes > maxPending && !s.closed {
-		s.cond.Wait()
+// Keep stores a block that was fetched, and verified. One that cannot be
+// written is forgotten, and the first of several logged: neither a full disk
+// nor a full budget is a reason to fail a read.
+func (s *Store) Keep(b blocks.Block) {
+	err := s.put(b, s.opts.Now())
+	if err != nil && s.failing.CompareAndSwap(false, true) {
+		s.log.Error("fetched blocks cannot be kept; reading goes on without", "err", err)
 	}
-	if _, ok := s.pending[key]; ok || s.closed {
-		return
-	}
-	s.pending[key] = b
-	s.queue = append(s.queue, b)
-	s.bytes += len(b.RawData())
-	s.cond.Broadcast()
-}
-
-// write is the goroutine behind PutLater.
-func (s *Store) write() {
-	failing := false
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for {
-		for len(s.queue) == 0 {
-			if s.closed {
-				return
-			}
-			s.cond.Wait()
-		}
-		b := s.queue[0]
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
-		s.mu.Unlock()
-		err := s.put(b, s.opts.Now())
-		if err != nil && !failing {
-			s.log.Error("fetched blocks cannot be kept; reading goes on without", "err", err)
-		}
-		failing = err != nil
-		s.mu.Lock()
-		delete(s.pending, string(b.Cid().Hash()))
-		s.bytes -= len(b.RawData())
-		s.cond.Broadcast()
-	}
-}
-
-// Flush waits until nothing is pending.
-func (s *Store) Flush() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.pending) > 0 {
-		s.cond.Wait()
+	if err == nil {
+		s.failing.Store(false)
 	}
 }
 
 // Sync has everything on stable storage. One sync of the file system costs far
 // less than one for each block.
 func (s *Store) Sync() error {
-	s.Flush()
 	if err := s.packs.Save(); err != nil {
 		return fmt.Errorf("store: blocks: %w", err)
 	}
@@ -138,7 +90,7 @@ func (s *Store) put(b blocks.Block, used time.Time) (err error) {
 		return nil // whoever has the CID has the block
 	}
 	if _, _, ok := s.packs.Size(c.Hash()); ok { // most are new
-		if _, err := s.read(c); err == nil && s.keep(c, used) {
+		if s.View(c, func([]byte) error { return nil }) == nil && s.keep(c, used) {
 			return nil
 		}
 		// It was damaged, or evicted just now.

@@ -212,7 +212,7 @@ func (r *reference) round(ctx context.Context, missing map[cid.Cid]bool, fn func
 				return err
 			}
 			delete(missing, b.Cid())
-			r.store.PutLater(b)
+			r.store.Keep(b)
 			if err := r.bitswap.NotifyNewBlocks(ctx, b); err != nil {
 				return err
 			}

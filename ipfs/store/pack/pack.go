@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -170,8 +171,9 @@ func (p *Packs) Size(h multihash.Multihash) (size int64, used time.Time, ok bool
 }
 
 // Read returns a value, which may be damaged, and when it was last used. The
-// error for one that is not there is [ErrNotHeld].
-func (p *Packs) Read(h multihash.Multihash) (data []byte, used time.Time, err error) {
+// value is in buf, if that is large enough. The error for one that is not there
+// is [ErrNotHeld].
+func (p *Packs) Read(h multihash.Multihash, buf []byte) (data []byte, used time.Time, err error) {
 	for {
 		p.mu.RLock()
 		r, s, ok := p.find(h)
@@ -186,17 +188,15 @@ func (p *Packs) Read(h multihash.Multihash) (data []byte, used time.Time, err er
 				return nil, used, err
 			}
 		}
-		if data == nil {
-			data = make([]byte, s.size)
-		}
-		n, err := f.ReadAt(data[:s.size], int64(s.first)*page)
+		buf = slices.Grow(buf[:0], int(s.size))[:s.size]
+		n, err := f.ReadAt(buf, int64(s.first)*page)
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			continue // it moved, or others are open
 		case errors.Is(err, io.EOF):
 			err = nil // it was cut, which is damage as any other
 		}
-		return data[:n], unixTime(s.used), err
+		return buf[:n], unixTime(s.used), err
 	}
 }
 

@@ -85,7 +85,7 @@ func (m model) check(t testing.TB, p *Packs) {
 	var want int64
 	for h, v := range m {
 		want += int64(len(v.data))
-		data, used, err := p.Read(multihash.Multihash(h))
+		data, used, err := p.Read(multihash.Multihash(h), nil)
 		if err != nil || !bytes.Equal(data, v.data) || !used.Equal(v.used) {
 			t.Fatalf("%x: %d bytes of %d, used %v, want %v: %v", h, len(data), len(v.data), used, v.used, err)
 		}
@@ -286,7 +286,7 @@ func TestPowerCut(t *testing.T) {
 			p = open(t, p.dir)
 			m := model{}
 			for i, h := range hashes {
-				got, used, err := p.Read(h)
+				got, used, err := p.Read(h, nil)
 				if errors.Is(err, ErrNotHeld) {
 					continue
 				}
@@ -437,7 +437,7 @@ func TestConcurrent(t *testing.T) {
 						t.Error(err)
 					}
 				default:
-					got, _, err := p.Read(v.h)
+					got, _, err := p.Read(v.h, nil)
 					if err != nil && !errors.Is(err, ErrNotHeld) {
 						t.Error(err)
 					}
@@ -468,7 +468,7 @@ func TestConcurrent(t *testing.T) {
 	tidy.Wait()
 	m := model{}
 	for _, v := range values {
-		if got, used, err := p.Read(v.h); err == nil {
+		if got, used, err := p.Read(v.h, nil); err == nil {
 			if !bytes.Equal(got, v.data) {
 				t.Error("wrong bytes in the end")
 			}
@@ -512,7 +512,7 @@ func TestRefused(t *testing.T) {
 	if _, err := p.Add(h, data, begin); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("added after Close: %v", err)
 	}
-	if _, _, err := p.Read(h); !errors.Is(err, ErrNotHeld) {
+	if _, _, err := p.Read(h, nil); !errors.Is(err, ErrNotHeld) {
 		t.Errorf("read after Close: %v", err)
 	}
 }
@@ -548,7 +548,7 @@ func FuzzIndex(f *testing.F) {
 			if !ok || off+n > int64(size)+page {
 				t.Errorf("%d bytes at %d of %d", n, off, size)
 			}
-			_, _, err := p.Read(e.Hash)
+			_, _, err := p.Read(e.Hash, nil)
 			return err
 		}); err != nil {
 			t.Fatal(err)

@@ -93,11 +93,12 @@ func (p *Packs) move(ctx context.Context, id uint32) error {
 	if err != nil {
 		return err
 	}
+	var buf []byte
 	for _, c := range values {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, _, err := p.Read(c.hash)
+		data, _, err := p.Read(c.hash, buf)
 		if errors.Is(err, ErrNotHeld) {
 			continue
 		}
@@ -107,6 +108,7 @@ func (p *Packs) move(ctx context.Context, id uint32) error {
 		if err := p.moveOne(c, data); err != nil {
 			return err
 		}
+		buf = data
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
