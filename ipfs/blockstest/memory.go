@@ -1,7 +1,6 @@
 package blockstest
 
 import (
-	"bytes"
 	"context"
 	"sync"
 
@@ -9,6 +8,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/internal/buffer"
 )
 
 // Memory is an [ipfs.Blocks] that holds its blocks in memory. Use [NewMemory].
@@ -84,11 +84,7 @@ func (m *Memory) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data [
 		m.mu.Lock()
 		m.served++
 		m.mu.Unlock()
-		// It is lent: who uses it later is found out.
-		lent := bytes.Clone(data)
-		err := fn(c, lent)
-		clear(lent)
-		if err != nil {
+		if err := lend(c, data, fn); err != nil {
 			return err
 		}
 	}
@@ -96,4 +92,12 @@ func (m *Memory) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data [
 		return &ipfs.UnavailableError{CIDs: missing, Asked: []string{"memory"}, Hint: "put the blocks into the store first"}
 	}
 	return nil
+}
+
+// lend calls fn with a copy of data that is gone afterwards.
+func lend(c cid.Cid, data []byte, fn func(c cid.Cid, data []byte) error) error {
+	lent := buffer.Get(len(data))
+	defer buffer.Put(lent)
+	copy(lent, data)
+	return fn(c, lent)
 }
