@@ -29,10 +29,10 @@ func TestFetch(t *testing.T) {
 	reader.know(f)
 	for _, bulk := range []bool{false, true} {
 		t.Run(fmt.Sprint("bulk=", bulk), func(t *testing.T) {
-			before := a.reads() + b.reads()
+			before := a.reads(f) + b.reads(f)
 			fetch(t.Context(), t, reader.Exchange, f.want(bulk))
 			s := reader.Stats() // on a busy machine a peer can be late
-			if got := a.reads() + b.reads() - before; got < 300 || got > 300+int(s.Hedged+s.Failed) {
+			if got := a.reads(f) + b.reads(f) - before; got < 300 || got > 300+int(s.Hedged+s.Failed) {
 				t.Errorf("%d blocks were read to serve 300; %d were late, %d requests failed", got, s.Hedged, s.Failed)
 			}
 		})
@@ -63,7 +63,7 @@ func TestServesWhileFetching(t *testing.T) {
 	}
 	nodes[0].hold(f, f.leaves...)
 	wg.Wait()
-	if got := nodes[0].reads(); got != 50 {
+	if got := nodes[0].reads(f); got != 50 {
 		t.Errorf("the first served %d blocks, want each of 50 once, to the second", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,4 +178,33 @@ func TestNeverTells(t *testing.T) {
 	reader.unlock()
 	cancel()
 	<-done
+}
+
+// Blocks that nobody waits for wait longer for a peer that tells late, as one
+// does that has a lot to do, before they are looked for elsewhere.
+func TestTellsLate(t *testing.T) {
+	f := newFile(t, 1, 3, 100)
+	for _, bulk := range []bool{false, true} {
+		late := gateway(t, serving(f))
+		late.SetStreamHandler(haveProtocol, func(s network.Stream) {
+			defer s.Close()
+			in := bufio.NewReader(s)
+			if _, err := readMessage(in); err != nil {
+				return
+			}
+			time.Sleep(2 * answerTime)
+			_, _ = s.Write(message{kind: kindHave, root: f.root.Cid(), spans: []span{{0, 3}}}.append(nil))
+			_, _ = readMessage(in)
+		})
+		reader := newNode(t)
+		reader.know(f)
+		reader.join(t, late)
+		var lost atomic.Int32
+		if err := reader.Fetch(t.Context(), f.want(bulk), func(cid.Cid, []byte) error { return nil }, func(cid.Cid) { lost.Add(1) }); err != nil {
+			t.Error(err)
+		}
+		if n := lost.Load(); (n > 0) == bulk {
+			t.Errorf("bulk=%v: %d blocks were called lost", bulk, n)
+		}
+	}
 }

@@ -79,12 +79,13 @@ func (m *memory) put(bs ...blocks.Block) {
 	}
 }
 
-// reads counts how often blocks were read to be served.
-func (m *memory) reads() (n int) {
+// reads counts how often a file's leaves were read to be served. Its root may
+// be asked of several at once.
+func (m *memory) reads(f testFile) (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, k := range m.read {
-		n += k
+	for _, l := range f.leaves {
+		n += m.read[hash(l.Cid())]
 	}
 	return n
 }

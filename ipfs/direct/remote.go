@@ -30,9 +30,20 @@ const (
 	lastRest  = 15 * time.Second
 )
 
-// answerTime is for how long blocks wait for a peer to tell what it holds
-// before they are looked for elsewhere.
-const answerTime = 500 * time.Millisecond
+// For how long a block waits for a peer to tell what it holds before it is
+// looked for elsewhere: one that somebody waits for, and one that nobody does.
+const (
+	answerTime     = 500 * time.Millisecond
+	bulkAnswerTime = 10 * answerTime
+)
+
+// answerTime is that of w.
+func (w *want) answerTime() time.Duration {
+	if w.waited > 0 {
+		return answerTime
+	}
+	return bulkAnswerTime
+}
 
 // remote is a connected peer that serves blocks. Exchange.mu guards it.
 type remote struct {

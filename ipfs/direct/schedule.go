@@ -139,7 +139,7 @@ func (x *Exchange) lose(w *want) {
 // that there may be one soon.
 func (x *Exchange) best(w *want, now time.Time) (best *remote, sure, wait bool) {
 	var least time.Duration
-	if until := w.since.Add(answerTime); now.Before(until) && (len(x.strangers) > 0 || len(x.remotes) == 0 && len(x.Host.Network().Peers()) == 0) {
+	if until := w.since.Add(w.answerTime()); now.Before(until) && (len(x.strangers) > 0 || len(x.remotes) == 0 && len(x.Host.Network().Peers()) == 0) {
 		wait = true
 		x.dispatchAt(until)
 	}
@@ -176,7 +176,7 @@ func (x *Exchange) mayHold(r *remote, w *want, now time.Time) (known, maybe, soo
 	case h == nil: // it is asked about too many files already
 		return false, true, false
 	case !h.answered:
-		until := h.since.Add(answerTime)
+		until := h.since.Add(w.answerTime())
 		if soon = now.Before(until); soon {
 			x.dispatchAt(until)
 		}
