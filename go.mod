@@ -29,6 +29,7 @@ require (
 
 require (
 	github.com/gorilla/mux v1.8.1 // indirect
+	github.com/ipfs/go-detect-race v0.0.1 // indirect
 	github.com/libp2p/zeroconf/v2 v2.2.0 // indirect
 	github.com/miekg/dns v1.1.73 // indirect
 	github.com/slok/go-http-metrics v0.13.0 // indirect
@@ -78,7 +79,7 @@ require (
 	github.com/jackpal/go-nat-pmp v1.0.2 // indirect
 	github.com/jbenet/go-temp-err-catcher v0.1.0 // indirect
 	github.com/koron/go-ssdp v0.9.1 // indirect
-	github.com/libp2p/go-buffer-pool v0.1.0 // indirect
+	github.com/libp2p/go-buffer-pool v0.1.0
 	github.com/libp2p/go-cidranger v1.1.0 // indirect
 	github.com/libp2p/go-doh-resolver v0.6.0 // indirect
 	github.com/libp2p/go-flow-metrics v0.3.0 // indirect

@@ -99,6 +99,7 @@ func (r *Routing) options() []dht.Option {
 		return []dht.Option{
 			dht.ProtocolPrefix(privatePrefix),
 			dht.Mode(dht.ModeServer),
+			dht.Datastore(newBounded(maxRecords)),
 			dht.ProviderManagerOpts(records.ProvideValidity(privateValidity), records.CleanupInterval(privateValidity/6)),
 			dht.QueryFilter(func(_ any, p peer.AddrInfo) bool { return r.c.Allowed(p.ID) }),
 			dht.RoutingTableFilter(func(_ any, p peer.ID) bool { return r.c.Allowed(p) }),
