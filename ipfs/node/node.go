@@ -31,7 +31,6 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/direct"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
 // Node is a running node. It is safe for concurrent use. Use [Open].
@@ -90,7 +89,7 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 		return n, err
 	}
 	s.Store.OnRemove = n.removed
-	s.Store.OnPin = func(p pins.Pin) { n.tasks.Go(func() { n.pinned(p) }) }
+	s.Store.OnPin = n.pinned
 	if n.store, err = store.Open(s.Dir, s.Store, s.Log); err != nil {
 		return n, err
 	}

@@ -35,9 +35,9 @@ type Options struct {
 	// KeepFree is how much of the file system is left free, in percent: where
 	// it is less, the store takes nothing more, and lets go.
 	KeepFree int
-	// OnRemove, if not nil, is told what was evicted or collected, up to 1024
-	// CIDs of codec raw a call, one call at a time. What it takes an eviction
-	// waits for, and nobody else.
+	// OnRemove, if not nil, is told what was evicted or collected, or turned out
+	// to be damaged, up to 1024 CIDs of codec raw a call. Who evicted or read it
+	// waits for its return.
 	OnRemove func(cids []cid.Cid)
 	// OnPin, if not nil, is told of each pin that is made. It must be quick.
 	OnPin func(p pins.Pin)
@@ -130,7 +130,11 @@ func (s *Store) read(c cid.Cid, buf []byte) ([]byte, error) {
 	case errors.Is(err, pack.ErrNotHeld):
 		return nil, ipld.ErrNotFound{Cid: c}
 	case errors.Is(err, ipfs.ErrBadBlock), errors.Is(err, ipfs.ErrTooLarge):
-		return s.replaced(c)
+		data, removed, err := s.replaced(c)
+		if removed && s.opts.OnRemove != nil {
+			s.opts.OnRemove([]cid.Cid{cid.NewCidV1(cid.Raw, c.Hash())})
+		}
+		return data, err
 	default:
 		return nil, fmt.Errorf("store: block %s: %w", c, err)
 	}
@@ -149,22 +153,22 @@ func (s *Store) renew(c cid.Cid, used time.Time) {
 
 // replaced looks at a damaged block once more, where nobody can change it, and
 // removes it.
-func (s *Store) replaced(c cid.Cid) ([]byte, error) {
+func (s *Store) replaced(c cid.Cid) (data []byte, removed bool, err error) {
 	s.change.Lock()
 	defer s.change.Unlock()
-	data, _, err := s.packs.Read(c.Hash(), nil)
+	data, _, err = s.packs.Read(c.Hash(), nil)
 	if errors.Is(err, pack.ErrNotHeld) {
-		return nil, ipld.ErrNotFound{Cid: c} // it was evicted while it was read
+		return nil, false, ipld.ErrNotFound{Cid: c} // it was evicted while it was read
 	}
 	if err == nil && ipfs.Verify(c, data) == nil {
-		return data, nil
+		return data, false, nil
 	}
 	file, offset, _, _ := s.packs.Where(c.Hash())
 	if err := s.remove(c); err != nil {
-		return nil, fmt.Errorf("store: damaged block %s: %w", c, err)
+		return nil, false, fmt.Errorf("store: damaged block %s: %w", c, err)
 	}
 	s.log.Warn("a damaged block was removed; it will be fetched again", "cid", c.String(), "path", file, "offset", offset)
-	return nil, ipld.ErrNotFound{Cid: c}
+	return nil, true, ipld.ErrNotFound{Cid: c}
 }
 
 // remove takes a block away, where change is held.

@@ -155,6 +155,9 @@ func TestCount(t *testing.T) {
 	if _, err := f.Get(t.Context(), bs[1].Cid()); !ipld.IsNotFound(err) {
 		t.Errorf("damaged: %v", err)
 	}
+	if !slices.Contains(f.removed, bs[1].Cid()) {
+		t.Error("nobody was told that a damaged block is gone")
+	}
 	f.fetched(bs[2])
 	f.checkCount(t)
 	if st := f.Stat(); st.Blocks != 18 || st.Limit != math.MaxInt64 {
