@@ -65,14 +65,14 @@ func writePins(w io.Writer, list []kubo.Pin) error {
 		if name == "" {
 			name = "-"
 		}
-		when := "-"
+		size, here, when := "-", "-", "-" // as of a Kubo daemon, which tells no more
 		if !p.Time.IsZero() {
-			when = p.Time.Local().Format(time.DateTime)
+			size, here, when = progress.Bytes(p.Size), progress.Bytes(p.Held), p.Time.Local().Format(time.DateTime)
 		}
 		if p.Error != "" {
 			name = "(damaged: pin it again)"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", name, p.CID, progress.Bytes(p.Size), progress.Bytes(p.Held), when)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", name, p.CID, size, here, when)
 	}
 	return tw.Flush()
 }
