@@ -42,7 +42,7 @@ func TestInspect(t *testing.T) {
 		}
 	}
 
-	var text, data bytes.Buffer
+	var text bytes.Buffer
 	if err := report.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
@@ -51,11 +51,12 @@ func TestInspect(t *testing.T) {
 			t.Errorf("%q is not in the text:\n%s", want, &text)
 		}
 	}
-	if err := report.WriteJSON(&data); err != nil {
+	data, err := json.Marshal(report)
+	if err != nil {
 		t.Fatal(err)
 	}
 	var again Report
-	if err := json.Unmarshal(data.Bytes(), &again); err != nil || !reflect.DeepEqual(again, report) {
+	if err := json.Unmarshal(data, &again); err != nil || !reflect.DeepEqual(again, report) {
 		t.Errorf("JSON: %+v, %v", again, err)
 	}
 }

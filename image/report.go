@@ -1,20 +1,12 @@
 package image
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 )
-
-// WriteJSON writes the report as one indented JSON object.
-func (r Report) WriteJSON(w io.Writer) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(r)
-}
 
 // WriteText writes the report as aligned tables for people.
 func (r Report) WriteText(w io.Writer) error {

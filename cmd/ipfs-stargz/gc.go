@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"math"
 
 	"github.com/docker/go-units"
@@ -9,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
 // collected is what gc did.
@@ -23,7 +26,6 @@ func gcCommand() *cobra.Command {
 	var (
 		client clientFlags
 		to     string
-		asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "gc",
@@ -38,37 +40,41 @@ they read of what was removed is fetched again. Blocks of a push under way stay.
 			if err != nil || target < 0 {
 				return fmt.Errorf("--to %q: want a size, such as 10GiB", to)
 			}
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			var done collected
-			err = daemon.GC(cmd.Context(), target, func(_ cid.Cid, size int64) {
-				done.Blocks++
-				done.Bytes += size
+			return client.with(func(daemon *kubo.Client) error {
+				done, err := collect(cmd.Context(), daemon, target)
+				if err != nil {
+					return err
+				}
+				return client.print(cmd, done, done.write)
 			})
-			if err != nil {
-				return err
-			}
-			st, err := daemon.RepoStat(cmd.Context())
-			if err != nil {
-				return err
-			}
-			done.Held = st.RepoSize
-			if st.StorageMax < math.MaxUint64 {
-				done.Limit = st.StorageMax
-			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), done)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "freed %s in %d blocks; %s are held\n",
-				progress.Bytes(done.Bytes), done.Blocks, progress.Bytes(done.Held))
-			return err
 		},
 	}
 	client.add(cmd)
 	cmd.Flags().StringVar(&to, "to", "0", "stop when no more than this `size` is held")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	client.addJSON(cmd)
 	return cmd
+}
+
+func collect(ctx context.Context, daemon *kubo.Client, target int64) (done collected, err error) {
+	err = daemon.GC(ctx, target, func(_ cid.Cid, size int64) {
+		done.Blocks++
+		done.Bytes += size
+	})
+	if err != nil {
+		return done, err
+	}
+	st, err := daemon.RepoStat(ctx)
+	if err != nil {
+		return done, err
+	}
+	done.Held = st.RepoSize
+	if st.StorageMax < math.MaxUint64 {
+		done.Limit = st.StorageMax
+	}
+	return done, nil
+}
+
+func (c collected) write(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "freed %s in %d blocks; %s are held\n", progress.Bytes(c.Bytes), c.Blocks, progress.Bytes(c.Held))
+	return err
 }

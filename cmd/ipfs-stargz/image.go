@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 type clientFlags struct {
 	config string
 	api    string
+	json   bool
 }
 
 func (f *clientFlags) add(cmd *cobra.Command) {
@@ -36,6 +39,31 @@ func (f *clientFlags) daemon() (*kubo.Client, error) {
 		addr = "/unix" + cfg.API.Address
 	}
 	return kubo.New(addr)
+}
+
+// addJSON is for commands that print with [clientFlags.print].
+func (f *clientFlags) addJSON(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+}
+
+// with calls fn with a client of the daemon.
+func (f *clientFlags) with(fn func(daemon *kubo.Client) error) error {
+	daemon, err := f.daemon()
+	if err != nil {
+		return err
+	}
+	defer daemon.Close()
+	return fn(daemon)
+}
+
+// print prints v as JSON, if that was asked for, or else as text does.
+func (f *clientFlags) print(cmd *cobra.Command, v any, text func(w io.Writer) error) error {
+	if !f.json {
+		return text(cmd.OutOrStdout())
+	}
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // containerdFlags are those of the commands that talk to containerd.
@@ -169,31 +197,22 @@ func pullCommand() *cobra.Command {
 }
 
 func inspectCommand() *cobra.Command {
-	var (
-		client clientFlags
-		json   bool
-	)
+	var client clientFlags
 	cmd := &cobra.Command{
 		Use:   "inspect CID",
 		Short: "Tell what an image in IPFS consists of, and whether its layers are lazy",
 		Args:  oneArgument("CID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			report, err := image.Inspect(cmd.Context(), daemon, args[0])
-			if err != nil {
-				return err
-			}
-			if json {
-				return report.WriteJSON(cmd.OutOrStdout())
-			}
-			return report.WriteText(cmd.OutOrStdout())
+			return client.with(func(daemon *kubo.Client) error {
+				report, err := image.Inspect(cmd.Context(), daemon, args[0])
+				if err != nil {
+					return err
+				}
+				return client.print(cmd, report, report.WriteText)
+			})
 		},
 	}
 	client.add(cmd)
-	cmd.Flags().BoolVar(&json, "json", false, "print JSON")
+	client.addJSON(cmd)
 	return cmd
 }

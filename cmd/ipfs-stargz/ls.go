@@ -24,36 +24,27 @@ type kept struct {
 }
 
 func lsCommand() *cobra.Command {
-	var (
-		client clientFlags
-		asJSON bool
-	)
+	var client clientFlags
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List what is pinned on this node: images that were pushed, or pinned",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			list, err := daemon.Pins(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if !asJSON {
-				return writePins(cmd.OutOrStdout(), list)
-			}
-			out := []kept{}
-			for _, p := range list {
-				out = append(out, kept{p.CID.String(), p.Name, p.Size, p.Held, p.Blocks, p.Time, p.Error})
-			}
-			return writeJSON(cmd.OutOrStdout(), out)
+			return client.with(func(daemon *kubo.Client) error {
+				list, err := daemon.Pins(cmd.Context())
+				if err != nil {
+					return err
+				}
+				out := []kept{}
+				for _, p := range list {
+					out = append(out, kept{p.CID.String(), p.Name, p.Size, p.Held, p.Blocks, p.Time, p.Error})
+				}
+				return client.print(cmd, out, func(w io.Writer) error { return writePins(w, list) })
+			})
 		},
 	}
 	client.add(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	client.addJSON(cmd)
 	return cmd
 }
 

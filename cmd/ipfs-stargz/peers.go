@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
 // peers is whom a running daemon talks to, and whom it refuses to.
@@ -22,7 +23,6 @@ type peers struct {
 func peersCommand() *cobra.Command {
 	var (
 		client  clientFlags
-		asJSON  bool
 		forgive string
 	)
 	cmd := &cobra.Command{
@@ -32,29 +32,23 @@ func peersCommand() *cobra.Command {
   ipfs-stargz peers --forgive 12D3KooW...   # end a ban`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			if forgive != "" {
-				return daemon.Forgive(cmd.Context(), forgive)
-			}
-			var p peers
-			var err2 error
-			p.Connected, err = daemon.PeersKnown(cmd.Context())
-			p.Banned, err2 = daemon.Bans(cmd.Context())
-			if err := errors.Join(err, err2); err != nil {
-				return err
-			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), p)
-			}
-			return p.write(cmd.OutOrStdout())
+			return client.with(func(daemon *kubo.Client) error {
+				if forgive != "" {
+					return daemon.Forgive(cmd.Context(), forgive)
+				}
+				var p peers
+				var err, err2 error
+				p.Connected, err = daemon.PeersKnown(cmd.Context())
+				p.Banned, err2 = daemon.Bans(cmd.Context())
+				if err := errors.Join(err, err2); err != nil {
+					return err
+				}
+				return client.print(cmd, p, p.write)
+			})
 		},
 	}
 	client.add(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	client.addJSON(cmd)
 	cmd.Flags().StringVar(&forgive, "forgive", "", "end the ban of this `peer` id")
 	cmd.MarkFlagsMutuallyExclusive("json", "forgive")
 	return cmd

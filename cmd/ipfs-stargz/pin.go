@@ -1,22 +1,23 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/ipfs/go-cid"
 	"github.com/spf13/cobra"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
 func pinCommand() *cobra.Command {
 	var (
 		client clientFlags
 		name   string
-		asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "pin ipfs://CID",
@@ -27,45 +28,40 @@ func pinCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			bars := progress.New(os.Stderr)
-			task := bars.Task("fetch", 0)
-			var blocks, bytes int64
-			err = daemon.Pin(cmd.Context(), c, name, func(nowBlocks, nowBytes int64) {
-				task.Add(max(0, nowBytes-bytes))
-				blocks, bytes = nowBlocks, nowBytes
+			return client.with(func(daemon *kubo.Client) error {
+				blocks, bytes, err := pin(cmd.Context(), daemon, c, name)
+				if err != nil {
+					return err
+				}
+				return client.print(cmd, map[string]any{"cid": c.String(), "blocks": blocks, "fetched_bytes": bytes}, line(c))
 			})
-			result := "pinned"
-			if err != nil {
-				result = "failed"
-			}
-			task.Done(result)
-			bars.Close()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), map[string]any{"cid": c.String(), "blocks": blocks, "fetched_bytes": bytes})
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), c)
-			return err
 		},
 	}
 	client.add(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "a `name` for people, shown by ls (default: the one it has)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	client.addJSON(cmd)
 	return cmd
 }
 
+// pin has an image pinned, with a bar for what is fetched.
+func pin(ctx context.Context, daemon *kubo.Client, c cid.Cid, name string) (blocks, bytes int64, err error) {
+	bars := progress.New(os.Stderr)
+	defer bars.Close()
+	task := bars.Task("fetch", 0)
+	err = daemon.Pin(ctx, c, name, func(nowBlocks, nowBytes int64) {
+		task.Add(max(0, nowBytes-bytes))
+		blocks, bytes = nowBlocks, nowBytes
+	})
+	result := "pinned"
+	if err != nil {
+		result = "failed"
+	}
+	task.Done(result)
+	return blocks, bytes, err
+}
+
 func unpinCommand() *cobra.Command {
-	var (
-		client clientFlags
-		asJSON bool
-	)
+	var client clientFlags
 	cmd := &cobra.Command{
 		Use:   "unpin ipfs://CID",
 		Short: "No longer keep an image: its blocks go when room is needed, or by gc",
@@ -75,29 +71,23 @@ func unpinCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			if err := daemon.Unpin(cmd.Context(), c); err != nil {
-				return err
-			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), map[string]any{"cid": c.String()})
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), c)
-			return err
+			return client.with(func(daemon *kubo.Client) error {
+				if err := daemon.Unpin(cmd.Context(), c); err != nil {
+					return err
+				}
+				return client.print(cmd, map[string]any{"cid": c.String()}, line(c))
+			})
 		},
 	}
 	client.add(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	client.addJSON(cmd)
 	return cmd
 }
 
-// writeJSON prints v for scripts and for people who ask for it.
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+// line prints a CID on a line of its own.
+func line(c cid.Cid) func(w io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, c)
+		return err
+	}
 }

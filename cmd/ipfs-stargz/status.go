@@ -19,32 +19,23 @@ type status struct {
 }
 
 func statusCommand() *cobra.Command {
-	var (
-		client clientFlags
-		asJSON bool
-	)
+	var client clientFlags
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Tell who the daemon is and whom it is connected to",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			daemon, err := client.daemon()
-			if err != nil {
-				return err
-			}
-			defer daemon.Close()
-			s, err := askStatus(cmd.Context(), daemon)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), s)
-			}
-			return s.write(cmd.OutOrStdout())
+			return client.with(func(daemon *kubo.Client) error {
+				s, err := askStatus(cmd.Context(), daemon)
+				if err != nil {
+					return err
+				}
+				return client.print(cmd, s, s.write)
+			})
 		},
 	}
 	client.add(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	client.addJSON(cmd)
 	return cmd
 }
 
