@@ -11,6 +11,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/car"
 )
 
 // SaveCAR writes everything that an image consists of to a file, for a site
@@ -35,7 +36,7 @@ func SaveCAR(ctx context.Context, blocks ipfs.Blocks, root cid.Cid, path string)
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	err = ipfs.WriteCAR(ctx, blocks, root, all, ipfs.Want{Bulk: true}, f)
+	err = car.Write(ctx, blocks, root, all, ipfs.Want{Bulk: true}, f)
 	if err == nil {
 		err = errors.Join(f.Chmod(0o644), f.Sync())
 	}
@@ -64,12 +65,12 @@ func LoadCAR(ctx context.Context, d Daemon, path string, want cid.Cid) (root cid
 		return cid.Undef, err
 	}
 	defer f.Close()
-	r, err := ipfs.NewCARReader(f)
+	r, err := car.NewReader(f)
 	if err != nil {
 		return cid.Undef, err
 	}
 	if len(r.Roots) != 1 {
-		return cid.Undef, fmt.Errorf("%w: it names %d roots; want one, the image (as `ipfs-stargz push --car` writes it)", ipfs.ErrBadCAR, len(r.Roots))
+		return cid.Undef, fmt.Errorf("%w: it names %d roots; want one, the image (as `ipfs-stargz push --car` writes it)", car.ErrBad, len(r.Roots))
 	}
 	root = r.Roots[0]
 	if want.Defined() && want != root {
@@ -85,7 +86,7 @@ func LoadCAR(ctx context.Context, d Daemon, path string, want cid.Cid) (root cid
 				return err
 			}
 			if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
-				return fmt.Errorf("%w: %w", ipfs.ErrBadCAR, err)
+				return fmt.Errorf("%w: %w", car.ErrBad, err)
 			}
 			if err := put(ctx, b); err != nil {
 				return err

@@ -40,6 +40,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 func TestMain(m *testing.M) {
@@ -97,7 +98,7 @@ func (d *memoryDaemon) ImportCAR(ctx context.Context, roots []cid.Cid, produce f
 // add stores a file and returns its CID.
 func (d *memoryDaemon) add(t testing.TB, data []byte) cid.Cid {
 	t.Helper()
-	c, _, err := ipfs.Import(context.Background(), bytes.NewReader(data), d.Put)
+	c, _, err := importer.File(context.Background(), bytes.NewReader(data), d.Put)
 	if err != nil {
 		t.Fatal(err)
 	}

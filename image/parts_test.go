@@ -12,12 +12,13 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
-	"github.com/ipld/go-car/v2"
+	gocar "github.com/ipld/go-car/v2"
 	"github.com/ipld/go-car/v2/storage"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/car"
 )
 
 // The parts of an image are what push stored, for all platforms, each once.
@@ -159,7 +160,7 @@ func TestCARBetweenSites(t *testing.T) {
 func firstBlocks(t *testing.T, raw []byte, n int) int {
 	t.Helper()
 	in := bytes.NewReader(raw)
-	r, err := ipfs.NewCARReader(struct{ io.Reader }{in})
+	r, err := car.NewReader(struct{ io.Reader }{in})
 	for range n {
 		if err == nil {
 			_, err = r.Next()
@@ -198,10 +199,10 @@ func TestLoadCAROfSeveralRoots(t *testing.T) {
 	}
 	defer f.Close()
 	roots := []cid.Cid{d.add(t, []byte("one")), d.add(t, []byte("two"))}
-	if _, err := storage.NewWritable(f, roots, car.WriteAsCarV1(true)); err != nil {
+	if _, err := storage.NewWritable(f, roots, gocar.WriteAsCarV1(true)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadCAR(t.Context(), d, path, cid.Undef); !errors.Is(err, ipfs.ErrBadCAR) || !strings.Contains(err.Error(), "2 roots") {
+	if _, err := LoadCAR(t.Context(), d, path, cid.Undef); !errors.Is(err, car.ErrBad) || !strings.Contains(err.Error(), "2 roots") {
 		t.Errorf("%v", err)
 	}
 }

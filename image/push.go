@@ -18,6 +18,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // PushOptions says what to push, and with what.
@@ -41,7 +42,7 @@ type PushOptions struct {
 	// Profile, if not "", says how all blobs are cut into blocks: as other tools
 	// do it, which then give them the same CIDs. By default layers are cut at
 	// their files.
-	Profile ipfs.Profile
+	Profile importer.Profile
 
 	// Output, if not "", is a file to which the pushed image is written too, as
 	// an OCI archive.
@@ -128,16 +129,16 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 
 // storeIn stores blobs with the daemon. They are not pinned yet: a CAR names its
 // roots before its blocks, and a blob's root is known last.
-func storeIn(d Daemon, profile ipfs.Profile) func(context.Context, convert.Blob) (cid.Cid, error) {
+func storeIn(d Daemon, profile importer.Profile) func(context.Context, convert.Blob) (cid.Cid, error) {
 	return func(ctx context.Context, b convert.Blob) (root cid.Cid, err error) {
 		err = d.ImportCAR(ctx, nil, func(put ipfs.PutFunc) error {
 			switch {
 			case profile != "":
-				root, _, err = ipfs.ImportProfile(ctx, profile, b.Reader, put)
+				root, _, err = importer.ByProfile(ctx, profile, b.Reader, put)
 			case len(b.Cuts) > 0:
-				root, _, err = ipfs.ImportLayer(ctx, b.Reader, b.Cuts, ipfs.DefaultLeafSizes(), put)
+				root, _, err = importer.Layer(ctx, b.Reader, b.Cuts, importer.DefaultLeafSizes(), put)
 			default:
-				root, _, err = ipfs.Import(ctx, b.Reader, put)
+				root, _, err = importer.File(ctx, b.Reader, put)
 			}
 			return err
 		})
@@ -154,7 +155,7 @@ func storeRoot(ctx context.Context, d Daemon, target ocispec.Descriptor, cids []
 		return cid.Undef, err
 	}
 	var made []blocks.Block
-	root, _, err := ipfs.Import(ctx, bytes.NewReader(data), func(_ context.Context, b blocks.Block) error {
+	root, _, err := importer.File(ctx, bytes.NewReader(data), func(_ context.Context, b blocks.Block) error {
 		made = append(made, b)
 		return nil
 	})

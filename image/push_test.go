@@ -20,6 +20,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/layout"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // twoPlatforms is an archive with an index, whose platforms share a layer of
@@ -106,7 +107,7 @@ func TestPushedIsWhole(t *testing.T) {
 func TestPushProfile(t *testing.T) {
 	ctx := context.Background()
 	d := newDaemon()
-	o := PushOptions{Image: twoPlatforms(t, ""), Daemon: d, TempDir: t.TempDir(), AllPlatforms: true, Profile: ipfs.ProfileUnixFS2025}
+	o := PushOptions{Image: twoPlatforms(t, ""), Daemon: d, TempDir: t.TempDir(), AllPlatforms: true, Profile: importer.UnixFS2025}
 	standard, err := Push(ctx, o)
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +123,7 @@ func TestPushProfile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, _, err := ipfs.ImportProfile(ctx, o.Profile, io.NewSectionReader(contextAt{ctx, f}, 0, f.Size()), newDaemon().Put)
+		want, _, err := importer.ByProfile(ctx, o.Profile, io.NewSectionReader(contextAt{ctx, f}, 0, f.Size()), newDaemon().Put)
 		if err != nil || want != c {
 			t.Errorf("layer %d: %s, want %s, %v", i, c, want, err)
 		}
@@ -131,7 +132,7 @@ func TestPushProfile(t *testing.T) {
 		}
 	}
 	o.Profile = "unixfs-v0-2015"
-	if _, err := Push(ctx, o); !errors.Is(err, ipfs.ErrProfile) {
+	if _, err := Push(ctx, o); !errors.Is(err, importer.ErrProfile) {
 		t.Errorf("unknown profile: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
@@ -78,7 +79,7 @@ func addFile(t *testing.T, n *testbed.Node, data []byte) cid.Cid {
 	t.Helper()
 	var root cid.Cid
 	err := rpc(t, n).ImportCAR(t.Context(), nil, func(put ipfs.PutFunc) (err error) {
-		root, _, err = ipfs.Import(t.Context(), bytes.NewReader(data), put)
+		root, _, err = importer.File(t.Context(), bytes.NewReader(data), put)
 		return err
 	})
 	if err != nil {
@@ -90,7 +91,7 @@ func addFile(t *testing.T, n *testbed.Node, data []byte) cid.Cid {
 // fileCID is the root that addFile would give, of a file that nobody has.
 func fileCID(t *testing.T, data []byte) cid.Cid {
 	t.Helper()
-	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), func(context.Context, blocks.Block) error { return nil })
+	root, _, err := importer.File(t.Context(), bytes.NewReader(data), func(context.Context, blocks.Block) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

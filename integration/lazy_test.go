@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -23,13 +24,22 @@ func TestTreeEquality(t *testing.T) {
 	for _, recipe := range []image.Recipe{image.Debian(), image.Python(), image.Crafted(), image.Odd(), image.Huge()} {
 		t.Run(recipe.Name, func(t *testing.T) {
 			im := testImage(t, recipe)
+			begin := time.Now()
+			took := func(what string) {
+				t.Logf("%s took %v", what, time.Since(begin).Round(time.Second))
+				begin = time.Now()
+			}
 			cid := p.push(im)
+			took("push")
 			p.must(p.b.Pull(t.Context(), cid))
+			took("pull")
 			if logged(t, p.b, "cannot be lazy") {
 				t.Error("not all of it is lazy")
 			}
 			want := scanImage(t, p.a, "overlayfs", im.Name)
+			took("to read it unpacked")
 			got := scanImage(t, p.b, lazy, cid)
+			took("to read it lazily")
 			compareTrees(t, want, got)
 			t.Logf("%d names compared", len(got))
 		})

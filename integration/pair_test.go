@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/image"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
@@ -158,7 +159,7 @@ func (p *pair) edited(root string, edit func(i int, l *ocispec.Descriptor)) stri
 		p.must(err)
 		var c cid.Cid
 		p.must(client.ImportCAR(ctx, nil, func(put ipfs.PutFunc) (err error) {
-			c, _, err = ipfs.Import(ctx, strings.NewReader(string(data)), put)
+			c, _, err = importer.File(ctx, strings.NewReader(string(data)), put)
 			return err
 		}))
 		return c.String(), data

@@ -2,10 +2,8 @@ package ipfs_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"testing"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // hold stores blocks in memory, in the manner of an importer.
@@ -47,7 +46,7 @@ func linked(t testing.TB, data string, links ...blocks.Block) *merkledag.ProtoNo
 func TestWalk(t *testing.T) {
 	m := blockstest.NewMemory()
 	data := blockstest.Random(t, 1, 50<<20).RawData() // 200 leaves of 256 KiB, 2 nodes above, a root
-	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	root, _, err := importer.File(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,78 +135,6 @@ func prefixed(t testing.TB, data []byte) cid.Cid {
 	return c
 }
 
-// A CAR that was written holds every block once, is the same every time, and
-// is read again; one that is cut off is refused, wherever.
-func TestCAR(t *testing.T) {
-	m := blockstest.NewMemory()
-	data := blockstest.Random(t, 1, 5<<20).RawData()
-	data = append(data, data...) // every leaf twice
-	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := blockstest.Random(t, 2, 1000)
-	empty := prefixed(t, nil)
-	hold(t, m, other)
-	parts := []cid.Cid{other.Cid(), root, root, empty}
-	var out, again bytes.Buffer
-	if err := ipfs.WriteCAR(t.Context(), m, other.Cid(), parts, ipfs.Want{}, &out); err != nil {
-		t.Fatal(err)
-	}
-	if err := ipfs.WriteCAR(t.Context(), m, other.Cid(), parts, ipfs.Want{}, &again); err != nil || !bytes.Equal(out.Bytes(), again.Bytes()) {
-		t.Errorf("written again: not the same, %v", err)
-	}
-	count, err := readCAR(t, out.Bytes(), other.Cid())
-	if err != nil || count != m.Len()+1 { // and the empty block
-		t.Errorf("%d blocks, want %d; %v", count, m.Len()+1, err)
-	}
-	whole := out.Bytes()
-	for _, n := range []int{0, 1, 10, 60, 100, len(whole) / 2, len(whole) - 1} {
-		if got, err := readCAR(t, whole[:n], other.Cid()); !errors.Is(err, ipfs.ErrBadCAR) && got == count {
-			t.Errorf("cut to %d of %d bytes: %d blocks, %v", n, len(whole), got, err)
-		}
-	}
-	if _, err := readCAR(t, []byte("PK\x03\x04 this is no CAR at all, but something else"), other.Cid()); !errors.Is(err, ipfs.ErrBadCAR) {
-		t.Errorf("no CAR: %v", err)
-	}
-
-	m.Delete(root)
-	var missing *ipfs.UnavailableError
-	if err := ipfs.WriteCAR(t.Context(), m, other.Cid(), parts, ipfs.Want{}, io.Discard); !errors.As(err, &missing) {
-		t.Errorf("a block is missing: %v", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := ipfs.WriteCAR(ctx, m, other.Cid(), parts, ipfs.Want{}, io.Discard); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-}
-
-// readCAR counts the blocks of a CAR, each verified.
-func readCAR(t testing.TB, data []byte, root cid.Cid) (n int, err error) {
-	t.Helper()
-	r, err := ipfs.NewCARReader(bytes.NewReader(data))
-	if err != nil {
-		return 0, err
-	}
-	if len(r.Roots) != 1 || r.Roots[0] != root {
-		t.Errorf("roots %v, want %s", r.Roots, root)
-	}
-	for {
-		b, err := r.Next()
-		if err == io.EOF {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-		if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
-			t.Errorf("block %d: %v", n, err)
-		}
-		n++
-	}
-}
-
 // Whatever the bytes of a node, its links are read within bounds, or refused.
 func FuzzWalk(f *testing.F) {
 	f.Add([]byte{})
@@ -227,31 +154,6 @@ func FuzzWalk(f *testing.F) {
 		})
 		if err == nil && (visits < 1 || visits > 1+len(data)/8) {
 			t.Errorf("%d visits for %d bytes", visits, len(data))
-		}
-	})
-}
-
-// A CAR of a stranger is read within bounds, or refused.
-func FuzzCARReader(f *testing.F) {
-	m := blockstest.NewMemory()
-	b := blockstest.Random(f, 1, 100)
-	hold(f, m, b)
-	var good bytes.Buffer
-	if err := ipfs.WriteCAR(f.Context(), m, b.Cid(), []cid.Cid{b.Cid()}, ipfs.Want{}, &good); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good.Bytes())
-	f.Add([]byte{0x0a, 0xa1, 0x67})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := ipfs.NewCARReader(bytes.NewReader(data))
-		for err == nil {
-			var b blocks.Block
-			if b, err = r.Next(); err == nil && len(b.RawData()) > len(data) {
-				t.Errorf("a block of %d bytes from a CAR of %d", len(b.RawData()), len(data))
-			}
-		}
-		if err != io.EOF && !errors.Is(err, ipfs.ErrBadCAR) {
-			t.Errorf("%v is not ErrBadCAR", err)
 		}
 	})
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // A File is a source of a layer's bytes (fs/layer.Source).
@@ -178,7 +179,7 @@ func TestFileReadsExactLeaves(t *testing.T) {
 	const leaf = 256 << 10
 	m := blockstest.NewMemory()
 	data := blockstest.Random(t, 1, 180*leaf).RawData()
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +224,7 @@ func TestFileOpenLeavesLeavesAlone(t *testing.T) {
 func TestFileRepeatedLeaf(t *testing.T) {
 	m := blockstest.NewMemory()
 	data := make([]byte, 50*256<<10)
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +238,7 @@ func TestFileRepeatedLeaf(t *testing.T) {
 func TestFileTableOnDisk(t *testing.T) {
 	m := blockstest.NewMemory()
 	data := blockstest.Random(t, 1, 10*256<<10+5).RawData()
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +302,7 @@ func TestFileTableOnDisk(t *testing.T) {
 func TestFileTableNotSaved(t *testing.T) {
 	m := blockstest.NewMemory()
 	data := blockstest.Random(t, 1, 3*256<<10).RawData()
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -486,7 +487,7 @@ func TestFileHostileLeaves(t *testing.T) {
 
 func TestFileUnavailable(t *testing.T) {
 	m := blockstest.NewMemory()
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(make([]byte, 300<<10)), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(make([]byte, 300<<10)), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -509,7 +510,7 @@ func TestFileUnavailable(t *testing.T) {
 
 func BenchmarkFileReadAt(b *testing.B) {
 	m := blockstest.NewMemory()
-	root, size, err := ipfs.Import(b.Context(), bytes.NewReader(make([]byte, 256<<20)), m.Put)
+	root, size, err := importer.File(b.Context(), bytes.NewReader(make([]byte, 256<<20)), m.Put)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -531,7 +532,7 @@ func BenchmarkFileReadAt(b *testing.B) {
 func TestCopyErrors(t *testing.T) {
 	m := blockstest.NewMemory()
 	data := blockstest.Random(t, 1, 40<<20).RawData()
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(data), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(data), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}

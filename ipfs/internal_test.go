@@ -10,7 +10,6 @@ import (
 
 	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/boxo/ipld/unixfs"
-	uio "github.com/ipfs/boxo/ipld/unixfs/io"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/multiformats/go-multihash"
@@ -164,13 +163,4 @@ func reseal(raw []byte) []byte {
 	body := raw[:len(raw)-sha256.Size]
 	sum := sha256.Sum256(body)
 	return append(bytes.Clone(body), sum[:]...)
-}
-
-// TestProfileValues compares the profile with boxo's idea of it; a tree of more
-// than one level would take a GiB to see that in a CID.
-func TestProfileValues(t *testing.T) {
-	p := uio.UnixFS_v1_2025
-	if unixfs2025LeafSize != p.ChunkSize || unixfs2025Links != p.FileDAGWidth {
-		t.Errorf("leaves of %d bytes, %d links; boxo has %d, %d", unixfs2025LeafSize, unixfs2025Links, p.ChunkSize, p.FileDAGWidth)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/car"
 )
 
 // exportBuffer gathers the small writes of a CAR, in bytes.
@@ -24,7 +25,7 @@ func (h *handler) dagExport(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/vnd.ipld.car; version=1")
 	w.Header().Set("Trailer", streamError)
 	out := bufio.NewWriterSize(w, exportBuffer)
-	if err := ipfs.WriteCAR(r.Context(), h.Store, root, parts, ipfs.Want{Bulk: true}, out); err != nil {
+	if err := car.Write(r.Context(), h.Store, root, parts, ipfs.Want{Bulk: true}, out); err != nil {
 		return err // what is in the buffer is part of nothing whole
 	}
 	return out.Flush()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/car"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
@@ -135,7 +136,7 @@ type importer struct {
 }
 
 func (im *importer) file(ctx context.Context, file io.Reader) error {
-	r, err := ipfs.NewCARReader(file)
+	r, err := car.NewReader(file)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store"
@@ -38,7 +39,7 @@ type picture struct {
 
 func (p *picture) add(t testing.TB, data []byte) cid.Cid {
 	t.Helper()
-	c, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), func(_ context.Context, b blocks.Block) error {
+	c, _, err := importer.File(t.Context(), bytes.NewReader(data), func(_ context.Context, b blocks.Block) error {
 		p.blocks = append(p.blocks, b)
 		return nil
 	})

@@ -28,6 +28,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
 	"github.com/ipfs-stargz/ipfs-stargz/serve"
@@ -154,7 +155,7 @@ func TestImportAndCat(t *testing.T) {
 	var root cid.Cid
 	// The root is not known before the end, so it is pinned by a second call.
 	err := d.client.ImportCAR(t.Context(), nil, func(put ipfs.PutFunc) (err error) {
-		root, _, err = ipfs.Import(t.Context(), bytes.NewReader(data), put)
+		root, _, err = importer.File(t.Context(), bytes.NewReader(data), put)
 		return err
 	})
 	if err != nil {
@@ -363,7 +364,7 @@ func TestMissingBlock(t *testing.T) {
 func TestCatBreaksOff(t *testing.T) {
 	d := start(t)
 	m := blockstest.NewMemory()
-	root, size, err := ipfs.Import(t.Context(), bytes.NewReader(blockstest.Random(t, 1, 10<<20).RawData()), m.Put)
+	root, size, err := importer.File(t.Context(), bytes.NewReader(blockstest.Random(t, 1, 10<<20).RawData()), m.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -619,7 +620,7 @@ func BenchmarkImportCAR(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		data[0], data[1] = byte(i), byte(i>>8) // another root, and mostly the same leaves: verified, not written
 		err := client.ImportCAR(b.Context(), nil, func(put ipfs.PutFunc) error {
-			_, _, err := ipfs.Import(b.Context(), bytes.NewReader(data), put)
+			_, _, err := importer.File(b.Context(), bytes.NewReader(data), put)
 			return err
 		})
 		if err != nil {

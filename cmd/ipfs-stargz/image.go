@@ -12,7 +12,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/config"
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/kubo"
 )
 
@@ -133,7 +133,7 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.BoolVar(&opts.AllPlatforms, "all-platforms", false, "push all of them")
 	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
 	f.StringVar((*string)(&opts.Profile), "profile", "",
-		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", ipfs.ProfileUnixFS2025))
+		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", importer.UnixFS2025))
 	f.StringVar(&car, "car", "", "write all that the image needs to this CAR `file` too, for pull --car")
 	f.StringVar(&ipns, "ipns", "", "have the IPNS name of this `key` stand for the image; the key is made the first time")
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")

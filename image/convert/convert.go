@@ -29,7 +29,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // ErrMissing is wrapped by errors about blobs that the source does not have.
@@ -58,8 +58,8 @@ type Job struct {
 // Blob is what there is to store.
 type Blob struct {
 	ocispec.Descriptor
-	Reader io.Reader  // of its bytes, once
-	Cuts   []ipfs.Cut // where it may be cut into blocks; none if it is no lazy layer
+	Reader io.Reader      // of its bytes, once
+	Cuts   []importer.Cut // where it may be cut into blocks; none if it is no lazy layer
 }
 
 // LayerFunc writes the eStargz form of the layer src, which is a tar, plain or

@@ -28,8 +28,8 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -163,7 +163,7 @@ func newWorld(t testing.TB, s *store, root ocispec.Descriptor) *world {
 	w.Job = Job{
 		Source: s, Root: root, Dir: t.TempDir(), Layer: With(estargz.Options{}), Progress: progress.Discard(),
 		Store: func(ctx context.Context, b Blob) (cid.Cid, error) {
-			c, _, err := ipfs.Import(ctx, b.Reader, w.ipfs.Put)
+			c, _, err := importer.File(ctx, b.Reader, w.ipfs.Put)
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.stored[b.Digest]++

@@ -17,7 +17,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // store puts the blob of desc, which from has, into IPFS, once for each digest,
@@ -72,7 +72,7 @@ func (r *run) put(ctx context.Context, desc ocispec.Descriptor, from content.Pro
 
 // cutsOf returns where the blob of desc may be cut into blocks, none if it is
 // no lazy layer.
-func cutsOf(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) ([]ipfs.Cut, error) {
+func cutsOf(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) ([]importer.Cut, error) {
 	if oci.KindOf(desc.MediaType) != oci.Layer {
 		return nil, nil
 	}

@@ -55,6 +55,7 @@ type Exchange struct {
 	strangers map[peer.ID]bool
 	files     map[cid.Cid]*file
 	wants     map[cid.Cid]*want
+	landing   map[string]*landing // by multihash
 	// To be looked at by dispatch: what somebody waits for, and what nobody does.
 	queue, bulkQueue []*want
 	urgent           int // wants that somebody waits for and that are on their way
@@ -83,7 +84,7 @@ func New(c Config) (*Exchange, error) {
 	x := &Exchange{
 		Config: c, inventory: newInventory(c.Store), client: newClient(c.Host),
 		remotes: make(map[peer.ID]*remote), strangers: make(map[peer.ID]bool),
-		files: make(map[cid.Cid]*file), wants: make(map[cid.Cid]*want),
+		files: make(map[cid.Cid]*file), wants: make(map[cid.Cid]*want), landing: make(map[string]*landing),
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	x.watchers.inventory, x.watchers.ctx = x.inventory, x.ctx

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
@@ -93,7 +94,7 @@ func TestRemoved(t *testing.T) {
 		t.Errorf("%s is lost", c)
 	}
 	b.put(f.leaves[1])
-	b.Arrived(f.leaves[1]) // b has it now, and tells
+	b.Arrived(f.leaves[1], nil) // b has it now, and tells
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
@@ -202,10 +203,67 @@ func TestArrived(t *testing.T) {
 			func(c cid.Cid, data []byte) error { return ipfs.Verify(c, data) }, func(cid.Cid) { close(lost) })
 	}()
 	<-lost
-	n.Arrived(b)
+	n.Arrived(b, nil)
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
+}
+
+// Who waits for a block does not wait until it is stored, a Fetch in bulk does,
+// and who asks for it meanwhile is given it, and asks nobody.
+func TestStored(t *testing.T) {
+	f := newFile(t, 1, 1, 5000)
+	reader, a := newNode(t), newNode(t)
+	a.hold(f, f.leaves...)
+	reader.know(f)
+	store := make(chan struct{})
+	storing := make(chan struct{}, 1)
+	keep := reader.Keep
+	reader.Keep = func(b blocks.Block) {
+		storing <- struct{}{}
+		<-store
+		keep(b)
+	}
+	reader.join(t, a.Host)
+	bulk := make(chan struct{})
+	go func() {
+		defer close(bulk)
+		fetch(t.Context(), t, reader.Exchange, f.want(true))
+	}()
+	<-storing
+	fetch(t.Context(), t, reader.Exchange, f.want(false))
+	select {
+	case <-bulk:
+		t.Error("a Fetch in bulk ended before its block was stored")
+	default:
+	}
+	given, late := make(chan struct{}), make(chan error)
+	go func() {
+		late <- reader.Fetch(t.Context(), f.want(true), func(cid.Cid, []byte) error {
+			close(given)
+			return nil
+		}, func(cid.Cid) {})
+	}()
+	<-given
+	close(store)
+	<-bulk
+	if err := <-late; err != nil {
+		t.Error(err)
+	}
+	if !reader.Holds(f.leaves[0].Cid()) {
+		t.Error("it ended, and the block is not stored")
+	}
+	if n := a.reads(f); n != 1 {
+		t.Errorf("the block was asked for %d times", n)
+	}
+	// And the other way: first who waits.
+	store = make(chan struct{})
+	g := newFile(t, 2, 1, 5000)
+	a.hold(g, g.leaves...)
+	reader.know(g)
+	fetch(t.Context(), t, reader.Exchange, g.want(false))
+	<-storing
+	close(store)
 }
 
 func TestClose(t *testing.T) {

@@ -115,8 +115,9 @@ func (x *Exchange) landed(fl *flight, data []byte, delay time.Duration, err erro
 		if w.over {
 			break
 		}
-		x.deliver(w, data)
-		x.kept(w, data)
+		if b, err := blocks.NewBlockWithCid(data, w.cid); err == nil { // always: its hash was verified
+			x.take(w, b, x.Keep)
+		}
 		x.mu.Lock()
 	case errors.Is(err, errMissing):
 		r.meter.answered(now, delay, 0, false)
@@ -156,16 +157,6 @@ func (x *Exchange) holding(r *remote, w *want) *holding {
 		return nil
 	}
 	return r.files[w.file.root]
-}
-
-// kept stores a block that was just fetched, and has it served from now on.
-func (x *Exchange) kept(w *want, data []byte) {
-	b, err := blocks.NewBlockWithCid(data, w.cid)
-	if err != nil {
-		return // not reached: the CID was verified
-	}
-	x.Keep(b)
-	x.inventory.added(w.cid)
 }
 
 // lied drops a peer that sent something else than what was asked for.

@@ -189,7 +189,7 @@ func (n *node) hold(f testFile, bs ...blocks.Block) {
 	n.know(f)
 	for _, b := range slices.Concat(bs, []blocks.Block{f.root}) {
 		n.put(b)
-		n.Arrived(b)
+		n.Arrived(b, nil)
 	}
 }
 

@@ -127,13 +127,23 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 		wants: make(map[*want]bool, len(w.CIDs)), told: make(map[*want]bool),
 	}
 	f := x.use(w.Root)
+	found := make(map[cid.Cid]*landing)
 	x.mu.Lock()
 	for _, c := range w.CIDs {
+		if l := x.landing[hash(c)]; l != nil {
+			if found[c] == nil {
+				found[c] = l
+				l.users.Add(1)
+			}
+			continue
+		}
 		x.want(a, f, c)
 	}
 	x.dispatch()
+	idle := len(a.wants) == 0
 	x.unlock()
-	if len(w.CIDs) == 0 {
+	a.board(found)
+	if idle {
 		a.end(nil)
 	}
 	var err error
@@ -250,6 +260,9 @@ func (x *Exchange) drop(a *asker, w *want) {
 	delete(a.wants, w)
 	delete(a.told, w)
 	delete(w.askers, a)
+	if w.over {
+		return
+	}
 	if !a.bulk {
 		w.waited--
 	}
@@ -277,15 +290,13 @@ func (x *Exchange) settle(w *want) {
 }
 
 // Arrived tells of a block that came another way, or was put here: who waits
-// for it gets it, and who watches is told.
-func (x *Exchange) Arrived(b blocks.Block) {
+// for it gets it, and who watches is told. keep, if not nil, stores it.
+func (x *Exchange) Arrived(b blocks.Block, keep func(b blocks.Block)) {
 	x.mu.Lock()
-	w := x.wants[b.Cid()]
-	x.deliver(w, b.RawData())
+	x.take(x.wants[b.Cid()], b, keep)
 	x.mu.Lock()
 	x.dispatch()
 	x.unlock()
-	x.inventory.added(b.Cid())
 }
 
 // Removed tells of blocks that are held no longer.
@@ -295,8 +306,18 @@ func (x *Exchange) Removed(cids ...cid.Cid) {
 	}
 }
 
-// deliver ends a want, or none, with its data. x.mu is held, and let go.
-func (x *Exchange) deliver(w *want, data []byte) {
+// landing is a block that is here, and not in the store yet.
+type landing struct {
+	data  []byte
+	users sync.WaitGroup // who found it; it grows while Exchange.mu is held
+	kept  chan struct{}  // closed when it is stored
+}
+
+// take hands a block to those who want it, and then has it stored. Who waits for
+// it need not wait for the disk; a Fetch in bulk ends when all of it is stored.
+// Whoever asks for the block meanwhile is given it, too. x.mu is held, and let
+// go; w may be nil.
+func (x *Exchange) take(w *want, b blocks.Block, keep func(b blocks.Block)) {
 	var askers []*asker
 	if w != nil && !w.over {
 		for a := range w.askers {
@@ -304,23 +325,65 @@ func (x *Exchange) deliver(w *want, data []byte) {
 		}
 		x.settle(w)
 	}
+	l := &landing{data: b.RawData(), kept: make(chan struct{})}
+	x.landing[hash(b.Cid())] = l
 	x.unlock()
 	for _, a := range askers {
-		a.ending.RLock()
-		var err error
-		if !a.over {
-			err = a.give(w.cid, data)
+		a.take(b.Cid(), l.data)
+		if !a.bulk {
+			x.given(a, w)
 		}
-		a.ending.RUnlock()
-		if err != nil {
-			a.end(err)
+	}
+	if keep != nil {
+		keep(b)
+	}
+	x.mu.Lock()
+	if x.landing[hash(b.Cid())] == l { // it may come two ways at once
+		delete(x.landing, hash(b.Cid()))
+	}
+	x.unlock()
+	x.inventory.added(b.Cid())
+	close(l.kept)
+	for _, a := range askers {
+		if a.bulk {
+			x.given(a, w)
 		}
-		x.mu.Lock()
-		delete(a.wants, w)
-		delete(a.told, w)
-		if len(a.wants) == 0 {
-			a.end(nil)
+	}
+	l.users.Wait()
+}
+
+// take is called with each block that arrives.
+func (a *asker) take(c cid.Cid, data []byte) {
+	a.ending.RLock()
+	defer a.ending.RUnlock()
+	if a.over {
+		return
+	}
+	if err := a.give(c, data); err != nil {
+		a.end(err)
+	}
+}
+
+// given notes that a needs w no longer.
+func (x *Exchange) given(a *asker, w *want) {
+	x.mu.Lock()
+	defer x.unlock()
+	delete(a.wants, w)
+	delete(a.told, w)
+	if len(a.wants) == 0 {
+		a.end(nil)
+	}
+}
+
+// board gives a the blocks that were found landing.
+func (a *asker) board(found map[cid.Cid]*landing) {
+	for c, l := range found {
+		a.take(c, l.data)
+		l.users.Done()
+	}
+	if a.bulk {
+		for _, l := range found {
+			<-l.kept
 		}
-		x.unlock()
 	}
 }

@@ -27,7 +27,7 @@ var noRoot = cid.MustParse("bafkqaaa")
 
 // ImportCAR gives the daemon the blocks that produce puts, as a CAR stream:
 // a block is sent as it is put and not held here. put is safe for concurrent
-// use and fits [ipfs.Import].
+// use and is what ipfs/importer puts blocks with.
 //
 // The daemon pins the roots, recursively, so all that they link to must be
 // among the blocks or with the daemon already. Without roots the blocks are

@@ -106,9 +106,7 @@ func (n *Node) swapped(b blocks.Block) {
 		n.s.Log.Warn("a block over the limit was not taken", "cid", b.Cid().String(), "bytes", len(b.RawData()))
 		return
 	}
-	n.direct.Arrived(b)
-	// It was paid for, so it is kept even if the reader wants no more.
-	n.kept(b)
+	n.direct.Arrived(b, n.kept) // it was paid for, so it is kept even if the reader wants no more
 }
 
 // kept stores a block that came from the network, and tells those who wait for

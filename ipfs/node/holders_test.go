@@ -10,13 +10,14 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
 
 // give puts a file into a node, pinned as a push pins it.
 func give(t *testing.T, n *Node, data []byte) (root cid.Cid) {
 	t.Helper()
-	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), func(ctx context.Context, b blocks.Block) error { return n.Put(ctx, b) })
+	root, _, err := importer.File(t.Context(), bytes.NewReader(data), func(ctx context.Context, b blocks.Block) error { return n.Put(ctx, b) })
 	if err != nil {
 		t.Fatal(err)
 	}

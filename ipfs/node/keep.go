@@ -20,7 +20,6 @@ func (n *Node) Keep(ctx context.Context, b blocks.Block) error {
 	if err := ipfs.Verify(b.Cid(), b.RawData()); err != nil {
 		return err
 	}
-	n.direct.Arrived(b)
-	n.kept(b)
+	n.direct.Arrived(b, n.kept)
 	return nil
 }

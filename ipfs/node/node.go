@@ -218,7 +218,7 @@ func (n *Node) Put(ctx context.Context, bs ...blocks.Block) error {
 		return err
 	}
 	for _, b := range keep {
-		n.direct.Arrived(b)
+		n.direct.Arrived(b, nil)
 	}
 	return n.bitswap.NotifyNewBlocks(ctx, keep...)
 }

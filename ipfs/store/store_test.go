@@ -18,8 +18,8 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 	"go.uber.org/goleak"
 
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pack"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/store/pins"
 )
@@ -123,7 +123,7 @@ func some(t testing.TB, seed uint64, n, size int) []blocks.Block {
 func file(t testing.TB, seed uint64, size int) (root cid.Cid, bs []blocks.Block) {
 	t.Helper()
 	r := bytes.NewReader(blockstest.Random(t, seed, size).RawData())
-	root, _, err := ipfs.Import(t.Context(), r, func(_ context.Context, b blocks.Block) error {
+	root, _, err := importer.File(t.Context(), r, func(_ context.Context, b blocks.Block) error {
 		bs = append(bs, b)
 		return nil
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // bench makes the layers that are measured, each once.
@@ -72,11 +73,11 @@ func convert(ctx context.Context, out io.Writer, plain *io.SectionReader, w way)
 	return err
 }
 
-// importer puts a layer into IPFS.
-type importer func(ctx context.Context, blob *os.File, put ipfs.PutFunc) (cid.Cid, int64, error)
+// cutting puts a layer into IPFS.
+type cutting func(ctx context.Context, blob *os.File, put ipfs.PutFunc) (cid.Cid, int64, error)
 
 // atFiles cuts layers at their files.
-func atFiles(sizes ipfs.LeafSizes) importer {
+func atFiles(sizes importer.LeafSizes) cutting {
 	return func(ctx context.Context, blob *os.File, put ipfs.PutFunc) (cid.Cid, int64, error) {
 		info, err := blob.Stat()
 		if err != nil {
@@ -86,31 +87,31 @@ func atFiles(sizes ipfs.LeafSizes) importer {
 		if err != nil {
 			return cid.Undef, 0, err
 		}
-		return ipfs.ImportLayer(ctx, blob, cuts, sizes, put)
+		return importer.Layer(ctx, blob, cuts, sizes, put)
 	}
 }
 
 // every cuts layers into leaves of one size.
-func every(size int64) importer {
+func every(size int64) cutting {
 	return func(ctx context.Context, blob *os.File, put ipfs.PutFunc) (cid.Cid, int64, error) {
 		info, err := blob.Stat()
 		if err != nil {
 			return cid.Undef, 0, err
 		}
-		var cuts []ipfs.Cut
+		var cuts []importer.Cut
 		for off := size; off < info.Size(); off += size {
-			cuts = append(cuts, ipfs.Cut{Offset: off, Must: true})
+			cuts = append(cuts, importer.Cut{Offset: off, Must: true})
 		}
-		return ipfs.ImportLayer(ctx, blob, cuts, ipfs.LeafSizes{Own: 1, Target: 1, Max: 1}, put)
+		return importer.Layer(ctx, blob, cuts, importer.LeafSizes{Own: 1, Target: 1, Max: 1}, put)
 	}
 }
 
 func kubo(ctx context.Context, blob *os.File, put ipfs.PutFunc) (cid.Cid, int64, error) {
-	return ipfs.Import(ctx, blob, put)
+	return importer.File(ctx, blob, put)
 }
 
 func standard(ctx context.Context, blob *os.File, put ipfs.PutFunc) (cid.Cid, int64, error) {
-	return ipfs.ImportProfile(ctx, ipfs.ProfileUnixFS2025, blob, put)
+	return importer.ByProfile(ctx, importer.UnixFS2025, blob, put)
 }
 
 // source is a layer's blob as its readers want it.

@@ -21,7 +21,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/image"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
-	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 func main() {
@@ -38,18 +38,18 @@ type way struct {
 	name  string
 	chunk int  // bytes of a file that are compressed on their own
 	stock bool // written by stargz-snapshotter's library
-	put   importer
+	put   cutting
 }
 
 const kib = 1 << 10
 
 // cut is a way that cuts layers at their files, by sizes in KiB.
 func cut(chunk, own, least, target, most int) way {
-	sizes := ipfs.LeafSizes{Own: own * kib, Min: least * kib, Target: target * kib, Max: most * kib}
+	sizes := importer.LeafSizes{Own: own * kib, Min: least * kib, Target: target * kib, Max: most * kib}
 	name := fmt.Sprintf("%d/%d/%d/%d", own, least, target, most)
 	if chunk != estargz.DefaultChunkSize {
 		name = fmt.Sprintf("chunks of %d KiB, %s", chunk/kib, name)
-	} else if sizes == ipfs.DefaultLeafSizes() {
+	} else if sizes == importer.DefaultLeafSizes() {
 		name = "* " + name
 	}
 	return way{name, chunk, false, atFiles(sizes)}
@@ -57,7 +57,7 @@ func cut(chunk, own, least, target, most int) way {
 
 func ways() []way {
 	const chunk = estargz.DefaultChunkSize
-	usual := ipfs.DefaultLeafSizes()
+	usual := importer.DefaultLeafSizes()
 	return []way{
 		{"stock writer, 64 KiB each", chunk, true, every(64 * kib)},
 		{"stock writer, cut as *", chunk, true, atFiles(usual)},

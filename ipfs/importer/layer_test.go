@@ -1,4 +1,4 @@
-package ipfs_test
+package importer_test
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // part is what lies between two cuts.
@@ -41,20 +42,20 @@ func parts(seed uint64, n, size int) []part {
 	return out
 }
 
-func join(ps []part) (data []byte, cuts []ipfs.Cut) {
+func join(ps []part) (data []byte, cuts []importer.Cut) {
 	for _, p := range ps {
 		data = append(data, p.data...)
-		cuts = append(cuts, ipfs.Cut{Offset: int64(len(data)), Must: p.must})
+		cuts = append(cuts, importer.Cut{Offset: int64(len(data)), Must: p.must})
 	}
 	return data, cuts
 }
 
 // importParts imports ps and returns the leaves.
-func importParts(t testing.TB, ps []part, sizes ipfs.LeafSizes) []ipfs.Leaf {
+func importParts(t testing.TB, ps []part, sizes importer.LeafSizes) []ipfs.Leaf {
 	t.Helper()
 	data, cuts := join(ps)
 	m := blockstest.NewMemory()
-	root, size, err := ipfs.ImportLayer(t.Context(), iotest.HalfReader(bytes.NewReader(data)), cuts, sizes, m.Put)
+	root, size, err := importer.Layer(t.Context(), iotest.HalfReader(bytes.NewReader(data)), cuts, sizes, m.Put)
 	if err != nil || size != int64(len(data)) {
 		t.Fatalf("%d bytes, %v", size, err)
 	}
@@ -79,7 +80,7 @@ func TestImportLayer(t *testing.T) {
 	ps := parts(1, 3000, 20_000)
 	big := blockstest.Random(t, 2, 2_500_000).RawData()
 	ps = slices.Insert(ps, 1000, part{data: big}, part{data: big[:100_000]}, part{data: []byte("between"), must: true}, part{data: big[:100_000]})
-	sizes := ipfs.LeafSizes{Own: 64 << 10, Min: 16 << 10, Target: 64 << 10, Max: 256 << 10}
+	sizes := importer.LeafSizes{Own: 64 << 10, Min: 16 << 10, Target: 64 << 10, Max: 256 << 10}
 	leaves := importParts(t, ps, sizes)
 	_, cuts := join(ps)
 	at := map[int64]bool{0: true}
@@ -90,7 +91,7 @@ func TestImportLayer(t *testing.T) {
 	sizesOf := map[int64]int64{}
 	for _, l := range leaves {
 		sizesOf[l.Offset] = l.Size
-		if l.Size > ipfs.MaxLeafSize {
+		if l.Size > importer.MaxLeafSize {
 			t.Errorf("a leaf of %d bytes", l.Size)
 		}
 		if l.Size < int64(sizes.Max) && l.Size != 100_000 {
@@ -118,7 +119,7 @@ func TestImportLayer(t *testing.T) {
 // near the change stay.
 func TestImportLayerIsLocal(t *testing.T) {
 	before := parts(3, 4000, 12_000)
-	sizes := ipfs.LeafSizes{Own: 64 << 10, Min: 16 << 10, Target: 64 << 10, Max: 256 << 10}
+	sizes := importer.LeafSizes{Own: 64 << 10, Min: 16 << 10, Target: 64 << 10, Max: 256 << 10}
 	was := map[cid.Cid]bool{}
 	for _, l := range importParts(t, before, sizes) {
 		was[l.CID] = true
@@ -151,9 +152,9 @@ func TestImportLayerWide(t *testing.T) {
 	const links = 16 << 10
 	for n, inner := range map[int]int{links: 1, links + 1: 3} {
 		data := make([]byte, n)
-		cuts := make([]ipfs.Cut, n)
+		cuts := make([]importer.Cut, n)
 		for i := range cuts {
-			cuts[i] = ipfs.Cut{Offset: int64(i) + 1}
+			cuts[i] = importer.Cut{Offset: int64(i) + 1}
 		}
 		m := blockstest.NewMemory()
 		nodes, largest := 0, 0
@@ -164,7 +165,7 @@ func TestImportLayerWide(t *testing.T) {
 			}
 			return m.Put(ctx, b)
 		}
-		root, _, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), cuts, ipfs.LeafSizes{Own: 1, Target: 1, Max: 1}, put)
+		root, _, err := importer.Layer(t.Context(), bytes.NewReader(data), cuts, importer.LeafSizes{Own: 1, Target: 1, Max: 1}, put)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +173,7 @@ func TestImportLayerWide(t *testing.T) {
 			t.Errorf("%d leaves and %d nodes, want %d and %d", got, nodes, n, inner)
 		}
 		// The two sizes of a leaf of a byte have a byte each, those of 1 MiB three.
-		if largest+4*links > ipfs.MaxLeafSize {
+		if largest+4*links > importer.MaxLeafSize {
 			t.Errorf("a node of %d bytes", largest)
 		}
 	}
@@ -183,7 +184,7 @@ func TestImportLayerIsUnixFS(t *testing.T) {
 	data, cuts := join(parts(5, 500, 100_000))
 	dag := mdtest.Mock()
 	put := func(ctx context.Context, b blocks.Block) error { return dag.Add(ctx, b.(ipld.Node)) }
-	root, _, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), cuts, ipfs.DefaultLeafSizes(), put)
+	root, _, err := importer.Layer(t.Context(), bytes.NewReader(data), cuts, importer.DefaultLeafSizes(), put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,27 +214,27 @@ func TestImportLayerIsUnixFS(t *testing.T) {
 
 func TestImportLayerErrors(t *testing.T) {
 	m := blockstest.NewMemory()
-	good := ipfs.DefaultLeafSizes()
+	good := importer.DefaultLeafSizes()
 	for name, c := range map[string]struct {
-		cuts  []ipfs.Cut
-		sizes ipfs.LeafSizes
+		cuts  []importer.Cut
+		sizes importer.LeafSizes
 	}{
-		"cut at the begin":     {[]ipfs.Cut{{Offset: 0}}, good},
-		"cut before":           {[]ipfs.Cut{{Offset: -1}}, good},
-		"cut twice":            {[]ipfs.Cut{{Offset: 1}, {Offset: 1, Must: true}}, good},
-		"cuts that fall":       {[]ipfs.Cut{{Offset: 2}, {Offset: 1}}, good},
-		"no sizes":             {nil, ipfs.LeafSizes{}},
-		"large leaves":         {nil, ipfs.LeafSizes{Own: 1, Min: 1, Target: 2, Max: ipfs.MaxLeafSize + 1}},
-		"own over the maximum": {nil, ipfs.LeafSizes{Own: 4, Min: 1, Target: 2, Max: 3}},
-		"target at the least":  {nil, ipfs.LeafSizes{Own: 1, Min: 2, Target: 2, Max: 3}},
+		"cut at the begin":     {[]importer.Cut{{Offset: 0}}, good},
+		"cut before":           {[]importer.Cut{{Offset: -1}}, good},
+		"cut twice":            {[]importer.Cut{{Offset: 1}, {Offset: 1, Must: true}}, good},
+		"cuts that fall":       {[]importer.Cut{{Offset: 2}, {Offset: 1}}, good},
+		"no sizes":             {nil, importer.LeafSizes{}},
+		"large leaves":         {nil, importer.LeafSizes{Own: 1, Min: 1, Target: 2, Max: importer.MaxLeafSize + 1}},
+		"own over the maximum": {nil, importer.LeafSizes{Own: 4, Min: 1, Target: 2, Max: 3}},
+		"target at the least":  {nil, importer.LeafSizes{Own: 1, Min: 2, Target: 2, Max: 3}},
 	} {
-		if _, _, err := ipfs.ImportLayer(t.Context(), bytes.NewReader([]byte("abc")), c.cuts, c.sizes, m.Put); !errors.Is(err, ipfs.ErrCuts) {
+		if _, _, err := importer.Layer(t.Context(), bytes.NewReader([]byte("abc")), c.cuts, c.sizes, m.Put); !errors.Is(err, importer.ErrCuts) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	mine := errors.New("mine")
 	for _, r := range []io.Reader{iotest.ErrReader(mine), io.MultiReader(bytes.NewReader([]byte("abc")), iotest.ErrReader(mine))} {
-		if _, _, err := ipfs.ImportLayer(t.Context(), r, []ipfs.Cut{{Offset: 2}, {Offset: 100}}, good, m.Put); !errors.Is(err, mine) {
+		if _, _, err := importer.Layer(t.Context(), r, []importer.Cut{{Offset: 2}, {Offset: 100}}, good, m.Put); !errors.Is(err, mine) {
 			t.Errorf("reader's error: %v", err)
 		}
 	}
@@ -246,18 +247,18 @@ func FuzzImportLayer(f *testing.F) {
 	f.Add(make([]byte, 3000), []byte{255, 0, 255, 128, 7}, uint16(100), uint16(0), uint16(50), uint16(200))
 	f.Add([]byte{}, []byte{}, uint16(1), uint16(0), uint16(1), uint16(1))
 	f.Fuzz(func(t *testing.T, data, steps []byte, own, least, target, most uint16) {
-		var cuts []ipfs.Cut
+		var cuts []importer.Cut
 		at := int64(0)
 		for len(steps) >= 2 { // some of them behind the end
 			step := binary.LittleEndian.Uint16(steps)
 			steps = steps[2:]
 			at += int64(step >> 1)
-			cuts = append(cuts, ipfs.Cut{Offset: at, Must: step&1 == 1})
+			cuts = append(cuts, importer.Cut{Offset: at, Must: step&1 == 1})
 		}
-		sizes := ipfs.LeafSizes{Own: int(own), Min: int(least), Target: int(target), Max: int(most)}
+		sizes := importer.LeafSizes{Own: int(own), Min: int(least), Target: int(target), Max: int(most)}
 		m := blockstest.NewMemory()
-		root, size, err := ipfs.ImportLayer(t.Context(), bytes.NewReader(data), cuts, sizes, m.Put)
-		if errors.Is(err, ipfs.ErrCuts) {
+		root, size, err := importer.Layer(t.Context(), bytes.NewReader(data), cuts, sizes, m.Put)
+		if errors.Is(err, importer.ErrCuts) {
 			return
 		}
 		if err != nil || size != int64(len(data)) {
@@ -266,7 +267,7 @@ func FuzzImportLayer(f *testing.F) {
 		ends := map[int64]bool{}
 		for _, l := range leavesOf(t, m, root, data) {
 			ends[l.Offset+l.Size] = true
-			if l.Size > ipfs.MaxLeafSize {
+			if l.Size > importer.MaxLeafSize {
 				t.Errorf("a leaf of %d bytes", l.Size)
 			}
 		}

@@ -1,4 +1,6 @@
-package ipfs
+// Package importer makes UnixFS files: as other tools make them, or cut so that
+// a layer's ranges are read, and shared with other layers, leaf by leaf.
+package importer
 
 import (
 	"context"
@@ -12,6 +14,8 @@ import (
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/multiformats/go-multihash"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
 // How Kubo's `ipfs add --cid-version=1` makes a file, and so nerdctl: the size
@@ -24,9 +28,9 @@ const (
 // Profile is a way to make files that others have too, and so the same CIDs.
 type Profile string
 
-// ProfileUnixFS2025 is IPIP-499's profile for files of CIDv1: SHA-256, raw
+// UnixFS2025 is IPIP-499's profile for files of CIDv1: SHA-256, raw
 // leaves of 1 MiB, a balanced tree of 1024 links a node.
-const ProfileUnixFS2025 Profile = "unixfs-v1-2025"
+const UnixFS2025 Profile = "unixfs-v1-2025"
 
 const (
 	unixfs2025LeafSize = 1 << 20
@@ -38,27 +42,27 @@ var ErrProfile = errors.New("unknown profile")
 
 // Check returns ErrProfile unless the profile is known or "".
 func (p Profile) Check() error {
-	if p != "" && p != ProfileUnixFS2025 {
-		return fmt.Errorf("ipfs: %w %q, there is %s", ErrProfile, string(p), ProfileUnixFS2025)
+	if p != "" && p != UnixFS2025 {
+		return fmt.Errorf("import: %w %q, there is %s", ErrProfile, string(p), UnixFS2025)
 	}
 	return nil
 }
 
-// Import reads r to its end and makes a UnixFS file of it: CIDv1, SHA-256, raw
+// File reads r to its end and makes a UnixFS file of it: CIDv1, SHA-256, raw
 // leaves of 256 KiB, a balanced tree of 174 links a node. Content that fits in
 // one leaf is that raw block alone, so its CID follows from its SHA-256.
 //
 // Each block is given to put before any block that links to it; put may keep
-// the block. Import returns the root, the number of bytes read, and the first
+// the block. File returns the root, the number of bytes read, and the first
 // error of r, put or ctx.
-func Import(ctx context.Context, r io.Reader, put PutFunc) (root cid.Cid, size int64, err error) {
+func File(ctx context.Context, r io.Reader, put ipfs.PutFunc) (root cid.Cid, size int64, err error) {
 	return importFile(ctx, r, put, fileLinks, fixed(fileLeafSize))
 }
 
-// ImportProfile is like [Import], for a profile other than Kubo's.
-func ImportProfile(ctx context.Context, p Profile, r io.Reader, put PutFunc) (root cid.Cid, size int64, err error) {
-	if p != ProfileUnixFS2025 {
-		return cid.Undef, 0, fmt.Errorf("ipfs: import: %w %q", ErrProfile, string(p))
+// ByProfile is like [File], for a profile other than Kubo's.
+func ByProfile(ctx context.Context, p Profile, r io.Reader, put ipfs.PutFunc) (root cid.Cid, size int64, err error) {
+	if p != UnixFS2025 {
+		return cid.Undef, 0, fmt.Errorf("import: %w %q", ErrProfile, string(p))
 	}
 	return importFile(ctx, r, put, unixfs2025Links, fixed(unixfs2025LeafSize))
 }
@@ -71,7 +75,7 @@ func fixed(leafSize int64) func(io.Reader) splitter {
 }
 
 // importFile makes a balanced tree of the leaves that split cuts r into.
-func importFile(ctx context.Context, r io.Reader, put PutFunc, links int, split func(io.Reader) splitter) (root cid.Cid, size int64, err error) {
+func importFile(ctx context.Context, r io.Reader, put ipfs.PutFunc, links int, split func(io.Reader) splitter) (root cid.Cid, size int64, err error) {
 	in := &countingReader{ctx: ctx, r: r}
 	sink := &importSink{ctx: ctx, put: put}
 	params := helpers.DagBuilderParams{
@@ -82,14 +86,14 @@ func importFile(ctx context.Context, r io.Reader, put PutFunc, links int, split 
 	}
 	builder, err := params.New(split(in))
 	if err != nil {
-		return cid.Undef, 0, fmt.Errorf("ipfs: import: %w", err)
+		return cid.Undef, 0, fmt.Errorf("import: %w", err)
 	}
 	node, err := balanced.Layout(builder)
 	if err == nil {
 		err = in.err // splitters take io.ErrUnexpectedEOF for the end
 	}
 	if err != nil {
-		return cid.Undef, in.n, fmt.Errorf("ipfs: import after %d bytes: %w", in.n, err)
+		return cid.Undef, in.n, fmt.Errorf("import after %d bytes: %w", in.n, err)
 	}
 	return node.Cid(), in.n, nil
 }
@@ -118,10 +122,10 @@ func (c *countingReader) Read(p []byte) (int, error) {
 // importSink is the part of a DAG service that the importer uses: Add.
 type importSink struct {
 	ctx context.Context
-	put PutFunc
+	put ipfs.PutFunc
 }
 
-var errImportOnly = errors.New("ipfs: the importer only adds")
+var errImportOnly = errors.New("import: the importer only adds")
 
 // Add gives the node to put. The importer passes a context of its own making,
 // so the one of Import is used.

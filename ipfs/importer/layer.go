@@ -1,4 +1,4 @@
-package ipfs
+package importer
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"io"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 )
 
 // Cut is a place where a file may be cut into leaves, because what lies before
@@ -47,26 +49,26 @@ func DefaultLeafSizes() LeafSizes {
 
 func (s LeafSizes) check() error {
 	if s.Min < 0 || s.Min >= s.Target || s.Target > s.Max || s.Own <= 0 || s.Own > s.Max || s.Max > MaxLeafSize {
-		return fmt.Errorf("ipfs: leaves of sizes %+v, at most %d: %w", s, MaxLeafSize, ErrCuts)
+		return fmt.Errorf("import: leaves of sizes %+v, at most %d: %w", s, MaxLeafSize, ErrCuts)
 	}
 	return nil
 }
 
-// ImportLayer is like [Import], for a file of which ranges are read and that
+// Layer is like [File], for a file of which ranges are read and that
 // has much in common with others: its leaves are cut at some of cuts, which rise,
 // and chosen by what lies before them, so that a change of the file changes
 // leaves near it only. A part of more than [MaxLeafSize] is divided evenly.
 // A file without a cut has leaves of that size.
 //
-// It holds one leaf at a time. Beside the errors of Import there is [ErrCuts].
-func ImportLayer(ctx context.Context, r io.Reader, cuts []Cut, sizes LeafSizes, put PutFunc) (root cid.Cid, size int64, err error) {
+// It holds one leaf at a time. Beside the errors of File there is [ErrCuts].
+func Layer(ctx context.Context, r io.Reader, cuts []Cut, sizes LeafSizes, put ipfs.PutFunc) (root cid.Cid, size int64, err error) {
 	if err := sizes.check(); err != nil {
 		return cid.Undef, 0, err
 	}
 	last := int64(0)
 	for _, c := range cuts {
 		if c.Offset <= last {
-			return cid.Undef, 0, fmt.Errorf("ipfs: import: a cut at %d behind one at %d: %w", c.Offset, last, ErrCuts)
+			return cid.Undef, 0, fmt.Errorf("import: a cut at %d behind one at %d: %w", c.Offset, last, ErrCuts)
 		}
 		last = c.Offset
 	}

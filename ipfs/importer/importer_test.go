@@ -1,4 +1,4 @@
-package ipfs_test
+package importer_test
 
 import (
 	"bytes"
@@ -21,6 +21,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/blockstest"
+	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
 )
 
 // The CIDs of the short texts are those that Kubo's own documentation and tests
@@ -46,7 +47,7 @@ func TestImportKnownAnswers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := blockstest.NewMemory()
-			root, size, err := ipfs.Import(t.Context(), tt.data, m.Put)
+			root, size, err := importer.File(t.Context(), tt.data, m.Put)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -68,7 +69,7 @@ func counting(n int) []byte {
 // What fits in one leaf is named by its SHA-256, which the layers above count on.
 func TestImportOneLeaf(t *testing.T) {
 	data := blockstest.Random(t, 1, 256<<10).RawData()
-	root, _, err := ipfs.Import(t.Context(), bytes.NewReader(data), blockstest.NewMemory().Put)
+	root, _, err := importer.File(t.Context(), bytes.NewReader(data), blockstest.NewMemory().Put)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestImportChildrenFirst(t *testing.T) {
 		return m.Put(ctx, b)
 	}
 	data := blockstest.Random(t, 1, 175*256<<10+1) // one leaf more than a node has links
-	root, size, err := ipfs.Import(t.Context(), iotest.HalfReader(bytes.NewReader(data.RawData())), put)
+	root, size, err := importer.File(t.Context(), iotest.HalfReader(bytes.NewReader(data.RawData())), put)
 	if err != nil || size != int64(len(data.RawData())) {
 		t.Fatalf("%d bytes, %v", size, err)
 	}
@@ -110,24 +111,24 @@ func TestImportChildrenFirst(t *testing.T) {
 func TestImportErrors(t *testing.T) {
 	mine := errors.New("mine")
 	m := blockstest.NewMemory()
-	if _, _, err := ipfs.Import(t.Context(), iotest.ErrReader(mine), m.Put); !errors.Is(err, mine) {
+	if _, _, err := importer.File(t.Context(), iotest.ErrReader(mine), m.Put); !errors.Is(err, mine) {
 		t.Errorf("reader's error: %v", err)
 	}
 	// A file that is cut off is no file that ends.
 	cut := io.MultiReader(strings.NewReader("x"), iotest.ErrReader(io.ErrUnexpectedEOF))
-	if _, _, err := ipfs.Import(t.Context(), cut, m.Put); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, _, err := importer.File(t.Context(), cut, m.Put); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a file that is cut off: %v", err)
 	}
-	if _, _, err := ipfs.ImportProfile(t.Context(), "kubo", strings.NewReader("x"), m.Put); !errors.Is(err, ipfs.ErrProfile) {
+	if _, _, err := importer.ByProfile(t.Context(), "kubo", strings.NewReader("x"), m.Put); !errors.Is(err, importer.ErrProfile) {
 		t.Errorf("unknown profile: %v", err)
 	}
 	fail := func(context.Context, blocks.Block) error { return mine }
-	if _, _, err := ipfs.Import(t.Context(), strings.NewReader("x"), fail); !errors.Is(err, mine) {
+	if _, _, err := importer.File(t.Context(), strings.NewReader("x"), fail); !errors.Is(err, mine) {
 		t.Errorf("put's error: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := ipfs.Import(ctx, strings.NewReader("x"), m.Put); !errors.Is(err, context.Canceled) {
+	if _, _, err := importer.File(ctx, strings.NewReader("x"), m.Put); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended context: %v", err)
 	}
 }
@@ -138,7 +139,7 @@ func TestImportProfile(t *testing.T) {
 	p := uio.UnixFS_v1_2025
 	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 5_000_000} {
 		data := counting(size)
-		root, n, err := ipfs.ImportProfile(t.Context(), ipfs.ProfileUnixFS2025, bytes.NewReader(data), blockstest.NewMemory().Put)
+		root, n, err := importer.ByProfile(t.Context(), importer.UnixFS2025, bytes.NewReader(data), blockstest.NewMemory().Put)
 		if err != nil || n != int64(size) {
 			t.Fatalf("%d of %d bytes, %v", n, size, err)
 		}
@@ -158,7 +159,7 @@ func TestImportProfile(t *testing.T) {
 			t.Errorf("%d bytes: root %s, boxo's is %s", size, root, want.Cid())
 		}
 	}
-	for p, want := range map[ipfs.Profile]error{"": nil, ipfs.ProfileUnixFS2025: nil, "unixfs-v0-2015": ipfs.ErrProfile} {
+	for p, want := range map[importer.Profile]error{"": nil, importer.UnixFS2025: nil, "unixfs-v0-2015": importer.ErrProfile} {
 		if err := p.Check(); !errors.Is(err, want) {
 			t.Errorf("profile %q: %v", p, err)
 		}
