@@ -232,6 +232,10 @@ func TestStored(t *testing.T) {
 	}()
 	<-storing
 	fetch(t.Context(), t, reader.Exchange, f.want(false))
+	mine := errors.New("mine")
+	if err := reader.Fetch(t.Context(), f.want(false), func(cid.Cid, []byte) error { return mine }, func(cid.Cid) {}); !errors.Is(err, mine) {
+		t.Errorf("an error of give: %v", err)
+	}
 	select {
 	case <-bulk:
 		t.Error("a Fetch in bulk ended before its block was stored")

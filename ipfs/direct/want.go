@@ -142,9 +142,9 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 	x.dispatch()
 	idle := len(a.wants) == 0
 	x.unlock()
-	a.board(found)
-	if idle {
-		a.end(nil)
+	boarded := a.board(found)
+	if idle || boarded != nil {
+		a.end(boarded)
 	}
 	var err error
 	select {
@@ -154,6 +154,9 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 		err = ctx.Err()
 	case <-x.ctx.Done():
 		err = errClosed
+	}
+	if err == nil {
+		err = boarded // all others may have been there before
 	}
 	a.ending.Lock() // waits for calls of give
 	a.over = true
@@ -329,7 +332,9 @@ func (x *Exchange) take(w *want, b blocks.Block, keep func(b blocks.Block)) {
 	x.landing[hash(b.Cid())] = l
 	x.unlock()
 	for _, a := range askers {
-		a.take(b.Cid(), l.data)
+		if err := a.take(b.Cid(), l.data); err != nil {
+			a.end(err)
+		}
 		if !a.bulk {
 			x.given(a, w)
 		}
@@ -352,16 +357,14 @@ func (x *Exchange) take(w *want, b blocks.Block, keep func(b blocks.Block)) {
 	l.users.Wait()
 }
 
-// take is called with each block that arrives.
-func (a *asker) take(c cid.Cid, data []byte) {
+// take is called with each block that arrives. The error is that of give.
+func (a *asker) take(c cid.Cid, data []byte) error {
 	a.ending.RLock()
 	defer a.ending.RUnlock()
 	if a.over {
-		return
+		return nil
 	}
-	if err := a.give(c, data); err != nil {
-		a.end(err)
-	}
+	return a.give(c, data)
 }
 
 // given notes that a needs w no longer.
@@ -375,15 +378,18 @@ func (x *Exchange) given(a *asker, w *want) {
 	}
 }
 
-// board gives a the blocks that were found landing.
-func (a *asker) board(found map[cid.Cid]*landing) {
+// board gives a the blocks that were found landing, until give fails.
+func (a *asker) board(found map[cid.Cid]*landing) (err error) {
 	for c, l := range found {
-		a.take(c, l.data)
+		if err == nil {
+			err = a.take(c, l.data)
+		}
 		l.users.Done()
 	}
-	if a.bulk {
+	if a.bulk && err == nil {
 		for _, l := range found {
 			<-l.kept
 		}
 	}
+	return err
 }
