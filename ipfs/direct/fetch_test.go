@@ -30,6 +30,11 @@ func TestFetch(t *testing.T) {
 	reader.know(f)
 	for _, bulk := range []bool{false, true} {
 		t.Run(fmt.Sprint("bulk=", bulk), func(t *testing.T) {
+			eventually(t, "all of the last fetch is stored", func() bool {
+				reader.Exchange.mu.Lock()
+				defer reader.unlock()
+				return len(reader.landing) == 0
+			})
 			before := a.reads(f) + b.reads(f)
 			fetch(t.Context(), t, reader.Exchange, f.want(bulk))
 			s := reader.Stats() // on a busy machine a peer can be late
