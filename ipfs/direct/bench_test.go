@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
@@ -15,6 +16,7 @@ func BenchmarkFetch(b *testing.B) {
 	for _, size := range []int{16 << 10, 256 << 10} {
 		f := newFile(b, 1, 64, size)
 		reader, a := newNode(b), newNode(b)
+		reader.Keep = func(blocks.Block) {} // each is fetched many times
 		a.hold(f, f.leaves...)
 		reader.know(f)
 		reader.join(b, a.Host)

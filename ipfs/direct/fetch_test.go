@@ -35,6 +35,7 @@ func TestFetch(t *testing.T) {
 				defer reader.unlock()
 				return len(reader.landing) == 0
 			})
+			reader.without(f.leaves...)
 			before := a.reads(f) + b.reads(f)
 			fetch(t.Context(), t, reader.Exchange, f.want(bulk))
 			s := reader.Stats() // on a busy machine a peer can be late
@@ -262,6 +263,7 @@ func TestStored(t *testing.T) {
 	if !reader.Holds(f.leaves[0].Cid()) {
 		t.Error("it ended, and the block is not stored")
 	}
+	fetch(t.Context(), t, reader.Exchange, f.want(false)) // stored, since who wants it looked
 	if n := a.reads(f); n != 1 {
 		t.Errorf("the block was asked for %d times", n)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -141,6 +142,7 @@ func TestTellsNonsense(t *testing.T) {
 		_, _ = readMessage(in)
 	})
 	reader, good := newNode(t), newNode(t)
+	reader.Keep = func(blocks.Block) {} // all is fetched twice
 	reader.know(f)
 	good.hold(f, f.leaves...)
 	reader.join(t, liar, good.Host)

@@ -79,6 +79,15 @@ func (m *memory) put(bs ...blocks.Block) {
 	}
 }
 
+// without takes blocks away.
+func (m *memory) without(bs ...blocks.Block) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range bs {
+		delete(m.blocks, hash(b.Cid()))
+	}
+}
+
 // reads counts how often a file's leaves were read to be served. Its root may
 // be asked of several at once.
 func (m *memory) reads(f testFile) (n int) {

@@ -143,6 +143,11 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 	idle := len(a.wants) == 0
 	x.unlock()
 	boarded := a.board(found)
+	for _, c := range w.CIDs {
+		if found[c] == nil && x.Store.Holds(c) {
+			x.stored(c)
+		}
+	}
 	if idle || boarded != nil {
 		a.end(boarded)
 	}
@@ -355,6 +360,21 @@ func (x *Exchange) take(w *want, b blocks.Block, keep func(b blocks.Block)) {
 		}
 	}
 	l.users.Wait()
+}
+
+// stored hands over a block that was stored after its asker had looked, and
+// before it was wanted here: nobody else would.
+func (x *Exchange) stored(c cid.Cid) {
+	// One that turns out to be damaged stays wanted.
+	_ = x.Store.View(c, func(data []byte) error {
+		b, err := blocks.NewBlockWithCid(data, c)
+		if err != nil {
+			return err
+		}
+		x.mu.Lock()
+		x.take(x.wants[c], b, nil)
+		return nil
+	})
 }
 
 // take is called with each block that arrives. The error is that of give.

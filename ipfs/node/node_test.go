@@ -253,12 +253,18 @@ func TestDamagedBlockIsFetchedAgain(t *testing.T) {
 	b := blockstest.Random(t, 1, 5000)
 	put(t, server, b)
 	wantBlock(t, client, b)
+	stored := func() bool {
+		ok, err := client.store.Has(t.Context(), b.Cid())
+		return ok && err == nil
+	}
+	eventually(t, "the block is stored", stored)
 	blockstest.Damage(t, client.store, b.Cid())
 	before := client.Stats().BlocksFetched
 	wantBlock(t, client, b)
 	if n := client.Stats().BlocksFetched - before; n != 1 {
 		t.Errorf("%d blocks were fetched, want 1", n)
 	}
+	eventually(t, "the block is replaced", stored)
 	if got, err := client.store.Get(t.Context(), b.Cid()); err != nil || !bytes.Equal(got.RawData(), b.RawData()) {
 		t.Errorf("the block was not replaced: %v", err)
 	}
