@@ -24,11 +24,7 @@ func pinCommand() *cobra.Command {
 		Short: "Keep an image on this node, all platforms of it, and fetch what is missing",
 		Args:  oneArgument("ipfs://CID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := oci.ParseCID(args[0])
-			if err != nil {
-				return err
-			}
-			return client.with(func(daemon *kubo.Client) error {
+			return withImage(&client, args[0], func(daemon *kubo.Client, c cid.Cid) error {
 				blocks, bytes, err := pin(cmd.Context(), daemon, c, name)
 				if err != nil {
 					return err
@@ -41,6 +37,15 @@ func pinCommand() *cobra.Command {
 	cmd.Flags().StringVar(&name, "name", "", "a `name` for people, shown by ls (default: the one it has)")
 	client.addJSON(cmd)
 	return cmd
+}
+
+// withImage calls fn with a client of the daemon and the image of an argument.
+func withImage(client *clientFlags, arg string, fn func(daemon *kubo.Client, c cid.Cid) error) error {
+	c, err := oci.ParseCID(arg)
+	if err != nil {
+		return err
+	}
+	return client.with(func(daemon *kubo.Client) error { return fn(daemon, c) })
 }
 
 // pin has an image pinned, with a bar for what is fetched.
@@ -67,11 +72,7 @@ func unpinCommand() *cobra.Command {
 		Short: "No longer keep an image: its blocks go when room is needed, or by gc",
 		Args:  oneArgument("ipfs://CID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := oci.ParseCID(args[0])
-			if err != nil {
-				return err
-			}
-			return client.with(func(daemon *kubo.Client) error {
+			return withImage(&client, args[0], func(daemon *kubo.Client, c cid.Cid) error {
 				if err := daemon.Unpin(cmd.Context(), c); err != nil {
 					return err
 				}

@@ -87,16 +87,13 @@ func (s *Store) trim(ctx context.Context) (enough bool, err error) {
 	}
 	defer s.unlock()
 	st := s.usage.stat()
-	if !s.high(st) {
+	if !st.high() {
 		return true, nil
 	}
 	freed, err := s.evict(ctx, st.Limit-st.Limit/10, nil)
 	s.log.Info("blocks were evicted, those first that were not used for longest", "blocks", freed.Blocks, "bytes", freed.Bytes)
-	return !s.high(s.usage.stat()), err
+	return !s.usage.stat().high(), err
 }
-
-// high tells whether it is time to evict.
-func (*Store) high(st Stat) bool { return st.Bytes > st.Limit-st.Limit/20 }
 
 // makeRoom evicts until n bytes more fit, and tells whether they do. Who waits
 // for it is importing, and has more to come, so it frees more than that.

@@ -92,7 +92,7 @@ func Open(dir string, o Options, log *slog.Logger) (*Store, error) {
 	s.usage = newUsage(s.dir, o.Budget, o.KeepFree)
 	n, bytes := s.packs.Len()
 	s.usage.add(bytes, int64(n))
-	if s.high(s.usage.stat()) {
+	if s.usage.stat().high() {
 		s.usage.wakeUp()
 	}
 	ctx, cancel := context.WithCancel(context.Background())

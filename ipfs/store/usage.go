@@ -42,6 +42,9 @@ type Stat struct {
 	Limit int64
 }
 
+// high tells whether it is time to evict.
+func (s Stat) high() bool { return s.Bytes > s.Limit-s.Limit/20 }
+
 func newUsage(dir string, budget int64, keepFree int) *usage {
 	return &usage{dir: dir, budget: budget, keepFree: keepFree, wake: make(chan struct{}, 1), lookedAt: statfsEvery}
 }
@@ -53,7 +56,7 @@ func (u *usage) take(n int64) error {
 	if u.lookedAt += n; u.lookedAt >= statfsEvery {
 		u.look()
 	}
-	if u.bytes+n > u.limit-u.limit/20 {
+	if (Stat{Bytes: u.bytes + n, Limit: u.limit}).high() {
 		u.wakeUp()
 	}
 	if u.bytes+n > u.limit {

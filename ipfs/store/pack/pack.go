@@ -81,8 +81,9 @@ type pack struct {
 	end   int64 // of the data, in pages
 	data  *os.File
 	index *os.File // open while the pack is appended to
-	used  bool     // times of last use were changed since they were written
-	holes bool     // there is something to punch
+	// unsaved: times of last use were changed since they were written.
+	unsaved bool
+	holes   bool // there is something to punch
 }
 
 // slot is a value, as far as it is kept in memory.
@@ -247,7 +248,7 @@ func (p *Packs) Use(h multihash.Multihash, at time.Time) (ok bool) {
 	if ok {
 		k := p.packs[r.pack]
 		k.slots[r.slot].used = second(at)
-		k.used = true
+		k.unsaved = true
 	}
 	return ok
 }

@@ -31,7 +31,7 @@ func (p *Packs) Save() error {
 func (p *Packs) saveTimes(id uint32) error {
 	p.mu.Lock()
 	k := p.packs[id]
-	if k == nil || !k.used {
+	if k == nil || !k.unsaved {
 		p.mu.Unlock()
 		return nil
 	}
@@ -39,7 +39,7 @@ func (p *Packs) saveTimes(id uint32) error {
 	for _, s := range k.slots {
 		times = binary.LittleEndian.AppendUint32(times, s.used)
 	}
-	k.used = false
+	k.unsaved = false
 	p.mu.Unlock()
 	f, err := os.OpenFile(p.path(id, indexSuffix), os.O_WRONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -132,7 +132,7 @@ func (p *Packs) moveOne(c chosen, data []byte) error {
 	if stays {
 		p.drop(at)
 		added.slot.used = s.used
-		p.packs[added.at.pack].used = true
+		p.packs[added.at.pack].unsaved = true
 	}
 	p.register(added, stays)
 	p.mu.Unlock()
