@@ -28,8 +28,15 @@ type DaemonConfig struct {
 	// FetchTimeout is after how long without progress a read fails; 0 is the
 	// daemon's own default.
 	FetchTimeout time.Duration
-	// Top and Extra are TOML to add: keys before the first table, and tables.
-	Top, Extra string
+	// Mode is fs.mode: "kernel" or "fuse"; "" is the daemon's own default.
+	Mode string
+	// Background fetches what nobody has read yet while nobody reads, as a
+	// daemon does by default; here only who asks for it gets it, since it
+	// would change what tests count.
+	Background bool
+	// FS is TOML to add to the table [fs]. Top and Extra are other TOML: keys
+	// before the first table, and tables.
+	FS, Top, Extra string
 }
 
 func (n *Node) writeDaemonConfig(c DaemonConfig) error {
@@ -51,7 +58,11 @@ func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	if c.FetchTimeout > 0 {
 		fmt.Fprintf(&b, "fetch_timeout = %q\n", c.FetchTimeout)
 	}
-	b.WriteString(c.Extra)
+	b.WriteString("[fs]\n")
+	if c.Mode != "" {
+		fmt.Fprintf(&b, "mode = %q\n", c.Mode)
+	}
+	fmt.Fprintf(&b, "%s\n[prefetch]\nbackground = %v\n%s", c.FS, c.Background, c.Extra)
 	return os.WriteFile(n.daemonConfig(), []byte(b.String()), 0o600)
 }
 
