@@ -50,7 +50,7 @@ func explain(err error) error {
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("%w (the kernel has no EROFS: load the module erofs, or build it with CONFIG_EROFS_FS)", err)
 	case errors.Is(err, unix.ENOTBLK):
-		return fmt.Errorf("%w (EROFS from a file takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE)", err)
+		return fmt.Errorf("%w (EROFS from a file takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a file that is not on overlayfs)", err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w (mounting takes CAP_SYS_ADMIN in the initial user namespace)", err)
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG):
