@@ -100,6 +100,10 @@ type IPFS struct {
 
 // FS is how files are made available.
 type FS struct {
+	// Mode is how lazy layers are mounted: "kernel" (names by EROFS and
+	// overlayfs, FUSE for contents that are missing), "fuse" (all by FUSE), or
+	// "auto" (by the kernel where it can).
+	Mode string `toml:"mode"`
 	// SmallObject is up to which size a file is fetched whole when it is first
 	// opened.
 	SmallObject Size `toml:"small_object"`
@@ -137,6 +141,7 @@ func Default() Config {
 			Gateway:         Gateway{URLs: []string{}},
 		},
 		FS: FS{
+			Mode:           "auto",
 			SmallObject:    Size(4 << 20),
 			LookupPatience: Duration(time.Second),
 		},
@@ -225,6 +230,11 @@ func (c *Config) Check() error {
 	}
 	if err := c.IPFS.checkSources(); err != nil {
 		return err
+	}
+	switch c.FS.Mode {
+	case "auto", "kernel", "fuse":
+	default:
+		return fmt.Errorf("fs.mode: %q is none of auto, kernel, fuse", c.FS.Mode)
 	}
 	switch c.Log.Format {
 	case "text", "json":

@@ -55,6 +55,7 @@ func TestParseRefuses(t *testing.T) {
 		"root with a colon":      {"root = '/a:b'", "mount options"},
 		"long socket":            {"address = '/" + strings.Repeat("x", 120) + "'", "107"},
 		"mode":                   {"[ipfs]\nmode = 'open'", "ipfs.mode"},
+		"fs mode":                {"[fs]\nmode = 'fast'", "fs.mode"},
 		"log level":              {"[log]\nlevel = 'loud'", "log.level"},
 		"log format":             {"[log]\nformat = 'xml'", "log.format"},
 	} {

@@ -3,8 +3,8 @@
 // It keeps, for each layer, what is needed to read it (package layer), merges
 // the names of a run of layers into one EROFS image and mounts that (package
 // tree), and serves the contents that are missing (package objects) out of
-// those that are here (package cache). An overlay over a tree and [FS.DataDirs]
-// is the file system of a container.
+// those that are here (package cache). An overlay over trees
+// ([FS.MountOverlay]) is the file system of a container.
 //
 // Layout below the root:
 //
@@ -24,10 +24,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
 )
 
@@ -38,6 +40,10 @@ type Opener func(ctx context.Context, cid string) (layer.Source, error)
 type Config struct {
 	Root string // directory of its state and its mounts
 	Open Opener
+
+	// Mode is how lazy layers are mounted: [mounts.ModeAuto],
+	// [mounts.ModeKernel] or [mounts.ModeFUSE].
+	Mode string
 
 	// SmallObject and LookupPatience are the file system's part of
 	// [objects.Config].
@@ -50,22 +56,27 @@ type Config struct {
 // FS is the lazy layers of a node, and their mounts.
 type FS struct {
 	cfg     Config
+	mode    mounts.Choice
+	show    shower
 	cache   *cache.Cache
 	layers  *layers
 	trees   *trees
 	loader  *objects.Loader
 	objects *objects.Server
+
+	overlays sync.Mutex // held while one is mounted, so that none is mounted twice
 }
 
-// New opens the state in cfg.Root, and mounts what serves missing objects. The
-// trees that containers use are mounted still, or again when they are next
-// asked for.
-func New(cfg Config) (_ *FS, err error) {
+// New opens the state in cfg.Root, finds out how this machine mounts lazy
+// layers, and mounts what serves missing objects. The trees that containers use
+// are mounted still, or again when they are next asked for. ctx bounds the
+// finding out.
+func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 	f := &FS{cfg: cfg}
 	for _, d := range []string{"layers", "trees", "fuse"} {
 		// Nobody but root reads what is below: an image's files are its own.
 		if d == "fuse" {
-			if err := unmountStale(filepath.Join(cfg.Root, d)); err != nil {
+			if err := mounts.UnmountStale(filepath.Join(cfg.Root, d)); err != nil {
 				return nil, err
 			}
 		}
@@ -84,11 +95,13 @@ func New(cfg Config) (_ *FS, err error) {
 	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
 		return nil, err
 	}
-	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
+	if f.mode, err = ChooseMode(ctx, cfg.Root, cfg.Mode); err != nil {
 		return nil, err
 	}
-	if err := f.trees.probe(context.Background()); err != nil {
-		return nil, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
+	cfg.Log.Info("lazy layers are mounted by "+f.mode.Mode, "why", f.mode.Why)
+	f.show = newShower(f.mode, []string{f.cache.Dir(), filepath.Join(cfg.Root, "fuse")})
+	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, f.show, cfg.Log); err != nil {
+		return nil, err
 	}
 	f.loader = objects.NewLoader(f.layers, f.cache)
 	f.objects, err = objects.Mount(objects.Config{
@@ -111,20 +124,14 @@ func New(cfg Config) (_ *FS, err error) {
 func (f *FS) Close() error {
 	err := f.objects.Close()
 	f.forget()
-	return errors.Join(err, f.layers.close(), f.cache.Close())
+	return errors.Join(err, f.show.close(), f.layers.close(), f.cache.Close())
 }
 
 // forget makes overlays look again for the files that they found in FUSE.
 func (f *FS) forget() {
-	if err := forgetContents(f.cache.Dir()); err != nil {
+	if err := mounts.Forget(f.cache.Dir()); err != nil {
 		f.cfg.Log.Warn("some open file systems did not forget where their files were", "error", err)
 	}
-}
-
-// DataDirs returns the directories that hold objects, in the order in which
-// overlayfs is to ask them.
-func (f *FS) DataDirs() []string {
-	return []string{f.cache.Dir(), filepath.Join(f.cfg.Root, "fuse")}
 }
 
 // Run is lazy layers that lie directly on one another. It is another name of a

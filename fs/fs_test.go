@@ -17,6 +17,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // TestLife goes through a layer's whole life, with the network taken away and
@@ -51,7 +52,7 @@ func TestLife(t *testing.T) {
 	again, umountAgain := overlay(t, f, "one", "two")
 	defer umountAgain()
 	mustRead(t, again+"/d/big", big)
-	if n := mounts(t, filepath.Join(root, "trees")); n != 1 {
+	if n := mountsBelow(t, filepath.Join(root, "trees")); n != 1 {
 		t.Errorf("%d trees are mounted for two containers of one image", n)
 	}
 
@@ -100,7 +101,7 @@ func TestLife(t *testing.T) {
 	if err := f.Retain([]string{"one", "two"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if n := mounts(t, filepath.Join(root, "trees")); n != 0 {
+	if n := mountsBelow(t, filepath.Join(root, "trees")); n != 0 {
 		t.Errorf("%d trees are mounted for no container", n)
 	}
 	if err := f.Retain(nil, nil); err != nil {
@@ -147,8 +148,7 @@ func TestTreeOverNormal(t *testing.T) {
 		dirs = slices.Insert(dirs, []int{1, 0}[i], dir)
 	}
 	mnt := t.TempDir()
-	options := "lowerdir=" + strings.Join(dirs, ":") + "::" + strings.Join(f.DataDirs(), "::") + ",metacopy=on"
-	if err := unix.Mount("overlay", mnt, "overlay", unix.MS_RDONLY, options); err != nil {
+	if err := f.MountOverlay(mnt, fs.Overlay{Lower: dirs, OverNormal: true}); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Join(list(t, mnt), " "); got != "a b c" {
@@ -253,8 +253,8 @@ func TestCancelled(t *testing.T) {
 	toc := s.add(t, "one", file{name: "a", body: "a"})
 	gate, waiting := make(chan struct{}), make(chan struct{}, 8)
 	root := t.TempDir()
-	f, err := fs.New(fs.Config{
-		Root: root,
+	f, err := fs.New(t.Context(), fs.Config{
+		Root: root, Mode: mounts.ModeAuto,
 		Open: func(ctx context.Context, cid string) (layer.Source, error) {
 			waiting <- struct{}{}
 			select {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // The tests of this package need root: they mount EROFS, FUSE and overlayfs.
@@ -131,8 +132,8 @@ func random(seed byte, n int) string {
 
 func start(t *testing.T, root string, s *store) *fs.FS {
 	t.Helper()
-	f, err := fs.New(fs.Config{
-		Root: root, Open: s.open, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
+	f, err := fs.New(t.Context(), fs.Config{
+		Root: root, Open: s.open, Mode: mounts.ModeAuto, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
@@ -168,8 +169,7 @@ func overlay(t *testing.T, f *fs.FS, cids ...string) (dir string, umount func())
 		t.Fatal(err)
 	}
 	dir = t.TempDir()
-	lower := strings.Join(append([]string{tree}, f.DataDirs()...), "::")
-	if err := unix.Mount("overlay", dir, "overlay", unix.MS_RDONLY, "lowerdir="+lower); err != nil {
+	if err := f.MountOverlay(dir, fs.Overlay{Lower: []string{tree}}); err != nil {
 		t.Fatal(err)
 	}
 	return dir, sync.OnceFunc(func() {
@@ -189,7 +189,7 @@ func mustRead(t *testing.T, path, want string) {
 	}
 }
 
-func mounts(t *testing.T, below string) (n int) {
+func mountsBelow(t *testing.T, below string) (n int) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

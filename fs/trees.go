@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/tree"
 )
 
@@ -24,6 +25,7 @@ import (
 type trees struct {
 	root   string
 	layers *layers
+	show   shower
 	log    *slog.Logger
 
 	mu    sync.Mutex
@@ -31,43 +33,17 @@ type trees struct {
 }
 
 // openTrees removes what an interrupted build left in root.
-func openTrees(root string, ls *layers, log *slog.Logger) (*trees, error) {
+func openTrees(root string, ls *layers, show shower, log *slog.Logger) (*trees, error) {
 	left, err := filepath.Glob(filepath.Join(root, "*", tmpPrefix+"*"))
 	if err != nil {
 		return nil, err
 	}
-	probes, err := filepath.Glob(filepath.Join(root, tmpPrefix+"*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range append(left, probes...) {
+	for _, p := range left {
 		if err := os.Remove(p); err != nil {
 			return nil, err
 		}
 	}
-	return &trees{root: root, layers: ls, log: log, locks: map[string]*sync.Mutex{}}, nil
-}
-
-// probe finds out, by doing it, whether this kernel can mount a tree.
-func (ts *trees) probe(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp(filepath.Dir(ts.root), "probe-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	f, err := os.CreateTemp(ts.root, tmpPrefix)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = tree.Build(ctx, f, [][]layer.Entry{{{Name: "probe", Type: layer.Dir}}}, tree.Options{})
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := tree.Mount(f.Name(), dir); err != nil {
-		return err
-	}
-	return tree.Unmount(dir)
+	return &trees{root: root, layers: ls, show: show, log: log, locks: map[string]*sync.Mutex{}}, nil
 }
 
 // name returns the name of a run's tree.
@@ -141,7 +117,7 @@ func (ts *trees) mount(ctx context.Context, run Run) (string, error) {
 	}
 	defer ts.lock(name)()
 	dir := ts.dir(name)
-	mounted, err := isMounted(dir)
+	mounted, err := mounts.IsMounted(dir)
 	if mounted || err != nil {
 		return dir, err
 	}
@@ -153,7 +129,7 @@ func (ts *trees) mount(ctx context.Context, run Run) (string, error) {
 			return "", fmt.Errorf("build the tree of %d layers: %w", len(run.CIDs), err)
 		}
 	}
-	if err := tree.Mount(ts.image(name), dir); err != nil {
+	if err := ts.show.show(ctx, name, ts.image(name), dir); err != nil {
 		return "", err
 	}
 	return dir, nil
@@ -206,12 +182,15 @@ func (ts *trees) build(ctx context.Context, name string, run Run) error {
 // below opens the directories below a run. What is not mounted would look like
 // a tree with nothing in it.
 func (ts *trees) below(dirs []string) (*below, error) {
-	mounts, err := mountpoints()
-	if err != nil {
-		return nil, err
-	}
 	for _, dir := range dirs {
-		if strings.HasPrefix(dir, ts.root+"/") && !slices.ContainsFunc(mounts, func(m mountpoint) bool { return m.dir == dir }) {
+		if !strings.HasPrefix(dir, ts.root+"/") {
+			continue
+		}
+		mounted, err := mounts.IsMounted(dir)
+		if err != nil {
+			return nil, err
+		}
+		if !mounted {
 			return nil, fmt.Errorf("tree %s below is not mounted", dir)
 		}
 	}
@@ -237,14 +216,8 @@ func (ts *trees) retainOne(name string, cids, dirs []string) error {
 		return nil
 	}
 	defer ts.lock(name)()
-	mounted, err := isMounted(ts.dir(name))
-	if err != nil {
+	if err := ts.show.hide(ts.dir(name)); err != nil {
 		return err
-	}
-	if mounted {
-		if err := tree.Unmount(ts.dir(name)); err != nil {
-			return err
-		}
 	}
 	if ts.current(name, cids) {
 		return nil

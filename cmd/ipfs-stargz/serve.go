@@ -139,9 +139,10 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	defer closing("sources", from.Close)
 
 	tables := n.Tables()
-	files, err := fs.New(fs.Config{
+	files, err := fs.New(ctx, fs.Config{
 		Root:           cfg.Root,
 		Open:           opener(from, tables),
+		Mode:           cfg.FS.Mode,
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
 		Log:            log,
@@ -154,8 +155,8 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	sn, err := snapshotter.New(snapshotter.Config{
 		Root:           cfg.Root,
 		Lazy:           files,
+		Mounter:        files,
 		Finder:         image.NewFinder(from),
-		DataDirs:       files.DataDirs(),
 		ResolveTimeout: time.Duration(cfg.Snapshotter.ResolveTimeout),
 		Log:            log,
 	})

@@ -1,0 +1,89 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
+)
+
+// shower makes trees visible in one of the modes.
+type shower interface {
+	// show mounts a tree's image at dir, where nothing is mounted.
+	show(ctx context.Context, name, image, dir string) error
+	// hide unmounts the tree at dir, if one is mounted there.
+	hide(dir string) error
+	// dataDirs are the directories that hold the contents of the trees' files,
+	// in the order in which overlayfs is to ask them; none when trees have
+	// their contents themselves.
+	dataDirs() []string
+	close() error
+}
+
+// ChooseMode finds out in which mode lazy layers are mounted when mode is asked
+// for and dir is on the file system of a node's state.
+func ChooseMode(ctx context.Context, dir, mode string) (mounts.Choice, error) {
+	kernel, probeErr := mounts.Probe(ctx, dir)
+	c, err := mounts.Choose(mode, kernel, probeErr)
+	if err != nil {
+		return c, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
+	}
+	if c.Mode == mounts.ModeFUSE {
+		return c, fmt.Errorf("this machine cannot mount lazy layers: mode fuse is not built in yet (it would run because: %s)", c.Why)
+	}
+	return c, nil
+}
+
+// newShower returns what shows trees in this mode; data are the directories of
+// objects.
+func newShower(c mounts.Choice, data []string) shower {
+	return &byKernel{kernel: c.Kernel, data: data}
+}
+
+// byKernel shows trees by EROFS, and has overlayfs look for contents.
+type byKernel struct {
+	kernel *mounts.Kernel
+	data   []string
+}
+
+func (b *byKernel) show(_ context.Context, _, image, dir string) error {
+	return b.kernel.MountTree(image, dir)
+}
+
+func (b *byKernel) hide(dir string) error { return mounts.Unmount(dir) }
+func (b *byKernel) dataDirs() []string    { return b.data }
+func (b *byKernel) close() error          { return nil } // what is mounted goes on
+
+// Mode returns the mode in which lazy layers are mounted, and why.
+func (f *FS) Mode() mounts.Choice { return f.mode }
+
+// Overlay is what the overlay of a container is made of. It is another name of
+// a type that has none, which the snapshotter has too.
+type Overlay = struct {
+	Lower       []string // topmost first
+	Upper, Work string   // empty: read-only
+	OverNormal  bool     // a tree in Lower lies over a directory that is none
+}
+
+// MountOverlay mounts an overlay at target, which it makes where necessary. It
+// is mounted already after a restart of the daemon, and then left as it is.
+func (f *FS) MountOverlay(target string, o Overlay) error {
+	f.overlays.Lock()
+	defer f.overlays.Unlock()
+	mounted, err := mounts.IsMounted(target)
+	if mounted || err != nil {
+		return err
+	}
+	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return f.mode.Kernel.MountOverlay(target, mounts.Overlay{
+		Lower: o.Lower, Data: f.show.dataDirs(), Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
+	})
+}
+
+// Unmount unmounts the overlay at target, also where it is in use still. It is
+// no error if none is mounted there.
+func (f *FS) Unmount(target string) error { return mounts.Unmount(target) }
