@@ -20,7 +20,7 @@ const (
 const noID = 1<<32 - 1
 
 // inherit gives a new inode what the kernel gives it from its directory.
-func (m *merger) inherit(in, parent *inode) error {
+func (m *Merge) inherit(in, parent *inode) error {
 	if parent.mode&0o2000 != 0 {
 		in.gid = parent.gid
 	}

@@ -56,7 +56,7 @@ func writeImage(ctx context.Context, w io.WriterAt, root *inode) (Stats, error) 
 	if _, err := w.WriteAt(s.encode(), 0); err != nil {
 		return Stats{}, err
 	}
-	l.stats.Inodes, l.stats.Bytes = int64(len(l.inodes)), size
+	l.stats.Inodes, l.stats.Bytes, l.stats.UUID = int64(len(l.inodes)), size, uuid
 	return l.stats, nil
 }
 
