@@ -29,6 +29,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -39,7 +40,7 @@ const (
 	maxDepth    = 4096     // components of a path, symbolic links resolved
 	maxTarget   = 4095     // bytes of a symbolic link's target: PATH_MAX without its NUL
 	maxXattrs   = 64 << 10 // bytes of names and values of one inode's attributes
-	maxFileSize = 1 << maxChunkBits
+	maxFileSize = 1 << erofs.MaxFileBits
 	// maxImplicit bounds the directories of a run that have no entry: a path of
 	// 8 KiB can ask for 4,096 of them.
 	maxImplicit = 1 << 19
