@@ -108,6 +108,10 @@ func (im *Image) Verify() (err error) {
 	return nil
 }
 
+// UUID is what the superblock gives as the hash of the image's contents; [Image.Verify]
+// tells whether it is.
+func (im *Image) UUID() [16]byte { return im.super.UUID }
+
 // Root returns the root's nid.
 func (im *Image) Root() uint64 { return uint64(im.super.Root) }
 
