@@ -124,6 +124,7 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 func (f *FS) Close() error {
 	err := f.objects.Close()
 	f.forget()
+	f.trees.drafts.close()
 	return errors.Join(err, f.show.close(), f.layers.close(), f.cache.Close())
 }
 
@@ -146,12 +147,22 @@ type Run = struct {
 // none), keeps it, and checks that its names can lie on those of the run. Any
 // error means that the layer cannot be lazy.
 func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
-	l, err := f.layers.add(ctx, cid, tocDigest)
+	l, entries, err := f.layers.add(ctx, cid, tocDigest)
 	if err != nil {
 		return 0, 0, err
 	}
 	on.CIDs = append(slices.Clone(on.CIDs), cid)
-	if err := f.trees.check(ctx, on); err != nil {
+	err = f.trees.check(ctx, on, entries)
+	for range on.CIDs {
+		if !errors.Is(err, layer.ErrDamaged) {
+			break
+		}
+		// One of the layers turned out to be damaged here: fetch it again.
+		if err = f.layers.mend(ctx, on.CIDs); err == nil {
+			err = f.trees.check(ctx, on, entries)
+		}
+	}
+	if err != nil {
 		return 0, 0, err
 	}
 	return l.meta.DiskBytes, l.meta.Names, nil
