@@ -25,6 +25,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/interrupt"
 )
 
 const (
@@ -126,7 +127,7 @@ func (s *Server) lookupObject(cancel <-chan struct{}, pid uint32, k cache.Key, o
 		return fuse.ENOENT
 	}
 	if s.cfg.SmallSize > 0 && (len(obj.Chunks) == 1 || obj.Size <= s.cfg.SmallSize) || !sure {
-		ctx, done := reader(cancel, pid)
+		ctx, done := interrupt.Context(cancel, pid)
 		if sure {
 			// Without a limit where the size is in doubt: an entry would
 			// state it.
@@ -191,7 +192,7 @@ func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 	if !ok {
 		return nil, fuse.ENOENT
 	}
-	ctx, done := reader(cancel, in.Pid)
+	ctx, done := interrupt.Context(cancel, in.Pid)
 	defer done()
 	n, err := s.loader.ReadAt(ctx, k, buf, int64(in.Offset))
 	if err != nil {

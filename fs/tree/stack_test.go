@@ -167,7 +167,8 @@ func buildImage(t testing.TB, name string, layers [][]layer.Entry, opts Options)
 	return stats, nil
 }
 
-// mountImage mounts an image at a new directory until the test ends.
+// mountImage mounts an image at a new directory until the test ends, and has our
+// own reader look at it, too.
 func mountImage(t testing.TB, image, target string) {
 	t.Helper()
 	if err := os.MkdirAll(target, 0o755); err != nil {
@@ -181,6 +182,7 @@ func mountImage(t testing.TB, image, target string) {
 			t.Errorf("unmount %s: %v", target, err)
 		}
 	})
+	checkReader(t, image, target)
 }
 
 // writeObjects makes an object directory of the contents of a stack.
