@@ -16,6 +16,10 @@ import (
 // parse fills t from the TOC's JSON, of at most maxEntries entries.
 func (t *TOC) parse(r io.Reader, maxEntries int) error {
 	p := parser{toc: t, objects: make(map[Key]int)}
+	return p.parse(r, maxEntries)
+}
+
+func (p *parser) parse(r io.Reader, maxEntries int) error {
 	d := tocjson.NewDecoder(r)
 	var e tocjson.Entry
 	for n := 0; ; n++ {
@@ -45,7 +49,7 @@ func (t *TOC) parse(r io.Reader, maxEntries int) error {
 // into entries and objects.
 type parser struct {
 	toc     *TOC
-	objects map[Key]int // index in toc.Objects
+	objects map[Key]int // index in toc.Objects; nil where only the entries are wanted
 
 	// The file whose chunks are read: it is open until the next entry that is
 	// no chunk.
@@ -124,11 +128,14 @@ func (p *parser) chunk(e *tocjson.Entry) error {
 		return fmt.Errorf("chunk at %d of %q: %w", c.Offset, name, err)
 	}
 	p.chunks = append(p.chunks, c)
+	p.next += c.Size
+	if p.objects == nil {
+		return nil
+	}
 	p.offsets = append(p.offsets, c.BlobOffset)
 	if e.MemberSize > 0 {
 		p.ends = append(p.ends, c.BlobOffset+e.MemberSize)
 	}
-	p.next += c.Size
 	return nil
 }
 
@@ -147,6 +154,9 @@ func (p *parser) close() error {
 	t := p.toc
 	p.file.Key = keyOf(p.chunks)
 	t.Entries = append(t.Entries, p.file)
+	if p.objects == nil {
+		return nil
+	}
 	if i, ok := p.objects[p.file.Key]; ok {
 		// The key holds the size unless there is one chunk only.
 		if t.Objects[i].Size != p.file.Size {
@@ -170,7 +180,7 @@ func (p *parser) close() error {
 // as far as the TOC says, or to where the next one begins, or to the end of the
 // payload.
 func (p *parser) finish() error {
-	if err := p.close(); err != nil {
+	if err := p.close(); err != nil || p.objects == nil {
 		return err
 	}
 	if !slices.IsSorted(p.offsets) {

@@ -1,0 +1,105 @@
+package fs_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs"
+)
+
+// BenchmarkFirstMount mounts an image of 100,000 names in 10 layers whose tables
+// of contents are here, by a process that has not read them yet ("tocs") and by
+// the one that pulled them ("pulled"), beside decoding the same tables, from
+// memory and decompressed, with encoding/json.
+//
+// ratio is the time of the one by that of the other; again-ms is what it takes
+// to mount the tree once more.
+func BenchmarkFirstMount(b *testing.B) {
+	var s store
+	image := s.makeImage(b, "image", 10, 10_000)
+	for _, restart := range []bool{true, false} {
+		name := map[bool]string{true: "tocs", false: "pulled"}[restart]
+		b.Run(name, func(b *testing.B) {
+			var reference, mount, again time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				begin := time.Now()
+				for _, text := range image.jsons {
+					var toc estargz.JTOC
+					if err := json.Unmarshal(text, &toc); err != nil {
+						b.Fatal(err)
+					}
+				}
+				reference += time.Since(begin)
+
+				root := b.TempDir()
+				f := pulled(b, root, &s, image)
+				if restart {
+					if err := f.Close(); err != nil {
+						b.Fatal(err)
+					}
+					f = startQuiet(b, root, &s)
+				}
+				b.StartTimer()
+				begin = time.Now()
+				if _, err := f.Tree(b.Context(), fs.Run{CIDs: image.cids}); err != nil {
+					b.Fatal(err)
+				}
+				mount += time.Since(begin)
+				b.StopTimer()
+				if err := f.Retain(image.cids, nil); err != nil {
+					b.Fatal(err)
+				}
+				begin = time.Now()
+				if _, err := f.Tree(b.Context(), fs.Run{CIDs: image.cids}); err != nil {
+					b.Fatal(err)
+				}
+				again += time.Since(begin)
+				stop(b, f)
+				if left, err := os.ReadDir(filepath.Join(root, "trees")); err != nil || len(left) > 0 {
+					b.Fatal(left, err)
+				}
+				b.StartTimer()
+			}
+			b.ReportMetric(mount.Seconds()/reference.Seconds(), "ratio")
+			b.ReportMetric(again.Seconds()*1e3/float64(b.N), "again-ms")
+		})
+	}
+}
+
+// pulled returns a file system that has all of an image's layers.
+func pulled(t testing.TB, root string, s *store, image made) *fs.FS {
+	t.Helper()
+	f := startQuiet(t, root, s)
+	for i, cid := range image.cids {
+		if _, _, err := f.Add(t.Context(), cid, image.tocs[i], fs.Run{CIDs: image.cids[:i]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func startQuiet(t testing.TB, root string, s *store) *fs.FS {
+	t.Helper()
+	f, err := fs.New(fs.Config{Root: root, Open: s.open, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func stop(t testing.TB, f *fs.FS) {
+	t.Helper()
+	if err := f.Retain(nil, nil); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
