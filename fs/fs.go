@@ -118,6 +118,7 @@ func (f *FS) Close() error {
 	f.prefetch.Close()
 	err := f.objects.Close()
 	f.forget()
+	f.trees.drafts.close()
 	return errors.Join(err, f.layers.close(), f.cache.Close())
 }
 
@@ -147,12 +148,22 @@ type Run = struct {
 // error means that the layer cannot be lazy. Prefetching it begins, and is not
 // waited for.
 func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
-	l, err := f.layers.add(ctx, cid, tocDigest)
+	l, entries, err := f.layers.add(ctx, cid, tocDigest)
 	if err != nil {
 		return 0, 0, err
 	}
 	on.CIDs = append(slices.Clone(on.CIDs), cid)
-	if err := f.trees.check(ctx, on); err != nil {
+	err = f.trees.check(ctx, on, entries)
+	for range on.CIDs {
+		if !errors.Is(err, layer.ErrDamaged) {
+			break
+		}
+		// One of the layers turned out to be damaged here: fetch it again.
+		if err = f.layers.mend(ctx, on.CIDs); err == nil {
+			err = f.trees.check(ctx, on, entries)
+		}
+	}
+	if err != nil {
 		return 0, 0, err
 	}
 	f.prefetch.Add(prefetched{l})

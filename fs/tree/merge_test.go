@@ -43,11 +43,17 @@ func (f file) xattr(name string, v []byte) file {
 
 func merge(t *testing.T, stack [][]file, opts Options) (*inode, error) {
 	t.Helper()
-	uppers, err := applyAll(context.Background(), layersOf(stack), opts)
+	m, err := merged(context.Background(), layersOf(stack), opts.Below != nil)
 	if err != nil {
 		return nil, err
 	}
-	return overlay(uppers, opts.Below)
+	return overlay(m.uppers, opts.Below)
+}
+
+// refusal returns the error of merging layers on nothing.
+func refusal(ctx context.Context, layers [][]layer.Entry) error {
+	_, err := merged(ctx, layers, false)
+	return err
 }
 
 // onSomething returns the options of a run that lies on layers that have every

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 )
 
 func TestMount(t *testing.T) {
@@ -71,7 +73,7 @@ func TestMountErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	damaged[superOffset+40] ^= 1
+	damaged[erofs.SuperOffset+40] ^= 1
 	if err := os.WriteFile(d+"/damaged", damaged, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -27,24 +27,12 @@ func hidden(name string) bool {
 	return false
 }
 
-// merger takes the layers of a run, lowest first.
-type merger struct {
-	ctx    context.Context // of the one call that the merger is for
-	opts   Options
-	uppers []*inode              // root directories of the layers taken, lowest first
-	keys   map[uint64]*layer.Key // by their first 64 bits
-
-	steps     int64 // directory look-ups, against maxSteps
-	implicit  int   // directories made without an entry, against maxImplicit
-	inherited int   // bytes of ACLs inherited, against maxInherited
-}
-
 // upper is one layer while it is applied, as containerd's archive.Apply does it
 // (pkg/archive/tar.go), entry by entry in the layer's order, to a directory
 // tree of its own. Where containerd's outcome looks odd, it is still the one
 // that people know from an unpacked image, so it is the right one.
 type upper struct {
-	*merger
+	*Merge
 	root *inode
 	// naive is set for a layer with nothing below. containerd does not use an
 	// overlay for it: whiteouts remove from the layer itself.
@@ -55,9 +43,9 @@ type upper struct {
 	cleared  map[string]bool
 }
 
-// add applies one more layer.
-func (m *merger) add(entries []layer.Entry) error {
-	u := &upper{merger: m, root: newDir(), naive: len(m.uppers) == 0 && m.opts.Below == nil}
+// apply applies one more layer.
+func (m *Merge) apply(entries []layer.Entry) error {
+	u := &upper{Merge: m, root: newDir(), naive: len(m.uppers) == 0 && !m.overNormal}
 	if u.naive && hasOpaque(entries) {
 		u.unpacked, u.cleared = make(map[string]bool), make(map[string]bool)
 	}
@@ -69,7 +57,7 @@ func (m *merger) add(entries []layer.Entry) error {
 		if e.Name == "" || hidden(e.Name) {
 			continue // containerd leaves the root directory as the snapshotter made it
 		}
-		if err := u.apply(e); err != nil {
+		if err := u.entry(e); err != nil {
 			return refuse(e, err)
 		}
 	}
@@ -98,8 +86,8 @@ func hasOpaque(entries []layer.Entry) bool {
 	return false
 }
 
-// apply applies one entry.
-func (u *upper) apply(e *layer.Entry) error {
+// entry applies one entry.
+func (u *upper) entry(e *layer.Entry) error {
 	if err := checkName(e.Name); err != nil {
 		return err
 	}
