@@ -32,6 +32,7 @@ type Config struct {
 	API         API         `toml:"api"`
 	IPFS        IPFS        `toml:"ipfs"`
 	FS          FS          `toml:"fs"`
+	Prefetch    Prefetch    `toml:"prefetch"`
 	Snapshotter Snapshotter `toml:"snapshotter"`
 }
 
@@ -111,6 +112,23 @@ type FS struct {
 	LookupPatience Duration `toml:"lookup_patience"`
 }
 
+// Prefetch is what is fetched before anybody reads it.
+type Prefetch struct {
+	// Head fetches, when an image is pulled, the files that its maker put
+	// before the landmark.
+	Head bool `toml:"head"`
+	// Background fetches the rest, when no container reads.
+	Background bool `toml:"background"`
+	// Rate is how many bytes of the rest, uncompressed, are fetched in a
+	// second. 0: no limit.
+	Rate Size `toml:"rate"`
+	// Concurrency is how many chunks are fetched at once.
+	Concurrency int `toml:"concurrency"`
+	// Quiet is for how long no container may have read anything that was
+	// missing, before the rest is fetched on.
+	Quiet Duration `toml:"quiet"`
+}
+
 // Snapshotter is how containerd is answered.
 type Snapshotter struct {
 	// ResolveTimeout is for how long a pull waits to learn whether a layer can
@@ -144,6 +162,11 @@ func Default() Config {
 			Mode:           "auto",
 			SmallObject:    Size(4 << 20),
 			LookupPatience: Duration(time.Second),
+		},
+		Prefetch: Prefetch{
+			Head: true, Background: true,
+			Concurrency: 4,
+			Quiet:       Duration(200 * time.Millisecond),
 		},
 		Snapshotter: Snapshotter{ResolveTimeout: Duration(10 * time.Second)},
 	}
@@ -236,6 +259,9 @@ func (c *Config) Check() error {
 	default:
 		return fmt.Errorf("fs.mode: %q is none of auto, kernel, fuse", c.FS.Mode)
 	}
+	if err := c.Prefetch.check(); err != nil {
+		return err
+	}
 	switch c.Log.Format {
 	case "text", "json":
 	default:
@@ -245,6 +271,23 @@ func (c *Config) Check() error {
 	case "debug", "info", "warn", "error":
 	default:
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	return nil
+}
+
+// maxConcurrency is more than any link needs: the chunks under way are held in
+// memory, and stand before a reader that comes.
+const maxConcurrency = 64
+
+func (p *Prefetch) check() error {
+	if p.Rate < 0 {
+		return fmt.Errorf("prefetch.rate: %d is less than nothing (0 sets no limit; background = false fetches nothing)", p.Rate)
+	}
+	if p.Concurrency < 1 || p.Concurrency > maxConcurrency {
+		return fmt.Errorf("prefetch.concurrency: %d is not between 1 and %d (head = false and background = false turn prefetching off)", p.Concurrency, maxConcurrency)
+	}
+	if p.Quiet < 0 {
+		return fmt.Errorf("prefetch.quiet: %v is less than nothing", time.Duration(p.Quiet))
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func pulled(t testing.TB, root string, s *store, image made) *fs.FS {
 
 func startQuiet(t testing.TB, root string, s *store) *fs.FS {
 	t.Helper()
-	f, err := fs.New(fs.Config{Root: root, Open: s.open, Log: slog.New(slog.DiscardHandler)})
+	f, err := fs.New(t.Context(), fs.Config{Root: root, Open: s.open, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

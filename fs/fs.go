@@ -31,6 +31,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/prefetch"
 )
 
 // Opener opens a layer's blob by its CID.
@@ -50,19 +51,22 @@ type Config struct {
 	SmallObject    int64
 	LookupPatience time.Duration
 
+	Prefetch prefetch.Config
+
 	Log *slog.Logger
 }
 
 // FS is the lazy layers of a node, and their mounts.
 type FS struct {
-	cfg     Config
-	mode    mounts.Choice
-	show    shower
-	cache   *cache.Cache
-	layers  *layers
-	trees   *trees
-	loader  *objects.Loader
-	objects *objects.Server
+	cfg      Config
+	mode     mounts.Choice
+	show     shower
+	cache    *cache.Cache
+	layers   *layers
+	trees    *trees
+	loader   *objects.Loader
+	objects  *objects.Server
+	prefetch *prefetch.Prefetcher
 
 	overlays sync.Mutex // held while one is mounted, so that none is mounted twice
 }
@@ -116,12 +120,15 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 	// A daemon that was killed left overlays behind whose files point at its
 	// dead mount. Those that are in the cache need not.
 	f.forget()
+	f.prefetch = prefetch.New(cfg.Prefetch, ahead{f.loader, f.cache}, cfg.Log)
+	f.resume()
 	return f, nil
 }
 
 // Close stops serving. Trees and the overlays over them stay mounted: what is
 // in the cache reads on.
 func (f *FS) Close() error {
+	f.prefetch.Close()
 	err := f.objects.Close()
 	f.forget()
 	f.trees.drafts.close()
@@ -145,7 +152,8 @@ type Run = struct {
 // Add readies the layer with this CID to be the top of a run: it fetches its
 // table of contents, verifies it against tocDigest ("" when the image names
 // none), keeps it, and checks that its names can lie on those of the run. Any
-// error means that the layer cannot be lazy.
+// error means that the layer cannot be lazy. Prefetching it begins, and is not
+// waited for.
 func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
 	l, entries, err := f.layers.add(ctx, cid, tocDigest)
 	if err != nil {
@@ -165,12 +173,19 @@ func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes,
 	if err != nil {
 		return 0, 0, err
 	}
+	f.prefetch.Add(prefetched{l})
 	return l.meta.DiskBytes, l.meta.Names, nil
 }
 
 // Tree returns a directory with the merged names of a run of layers, and mounts
 // it where necessary. Trees among those below the run are mounted already.
-func (f *FS) Tree(ctx context.Context, run Run) (string, error) { return f.trees.mount(ctx, run) }
+func (f *FS) Tree(ctx context.Context, run Run) (string, error) {
+	dir, err := f.trees.mount(ctx, run)
+	if err == nil {
+		f.prefetch.Use(run.CIDs)
+	}
+	return dir, err
+}
 
 // TreeDir returns the directory that [FS.Tree] would return.
 func (f *FS) TreeDir(run Run) (string, error) {
@@ -184,5 +199,6 @@ func (f *FS) TreeDir(run Run) (string, error) {
 // Retain forgets all layers but those with these CIDs, and unmounts all trees
 // but those at these directories.
 func (f *FS) Retain(cids, treeDirs []string) error {
+	f.prefetch.Retain(cids)
 	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
 }

@@ -106,7 +106,7 @@ func (s *stack) start() {
 	s.t.Helper()
 	log := slog.New(slog.NewTextHandler(s.t.Output(), nil))
 	var err error
-	s.files, err = fs.New(s.ctx, fs.Config{Root: s.root, Open: s.blobs.open, Mode: "auto", SmallObject: 1 << 20, LookupPatience: 10 * time.Second, Log: log})
+	s.files, err = fs.New(s.ctx, fs.Config{Root: s.root, Open: s.blobs.open, Mode: s.mode, SmallObject: 1 << 20, LookupPatience: 10 * time.Second, Log: log})
 	s.must(err)
 	s.Snapshotter, err = snapshotter.New(snapshotter.Config{
 		Root: s.root, Lazy: s.files, Mounter: s.files, Finder: s.blobs, ResolveTimeout: 10 * time.Second, Log: log,

@@ -24,6 +24,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/config"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/prefetch"
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
@@ -145,7 +146,14 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		Mode:           cfg.FS.Mode,
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
-		Log:            log,
+		Prefetch: prefetch.Config{
+			Head:        cfg.Prefetch.Head,
+			Background:  cfg.Prefetch.Background,
+			Rate:        int64(cfg.Prefetch.Rate),
+			Concurrency: cfg.Prefetch.Concurrency,
+			Quiet:       time.Duration(cfg.Prefetch.Quiet),
+		},
+		Log: log,
 	})
 	if err != nil {
 		return err
