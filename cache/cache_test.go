@@ -6,13 +6,18 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // contents returns n chunks of random bytes, reproducible by seed.
 func contents(seed uint64, sizes ...int64) (data []byte, chunks []Chunk) {
@@ -26,13 +31,41 @@ func contents(seed uint64, sizes ...int64) (data []byte, chunks []Chunk) {
 	return data, chunks
 }
 
+// mustOpen opens the cache in dir, as [mustOpenWith] does.
 func mustOpen(t *testing.T, dir string) *Cache {
 	t.Helper()
-	c, err := Open(dir)
+	return mustOpenWith(t, Options{Dir: dir})
+}
+
+// mustOpenWith opens a cache, which is killed when the test ends.
+func mustOpenWith(t *testing.T, o Options) *Cache {
+	t.Helper()
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	c, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { kill(c) })
 	return c
+}
+
+// kill ends a cache as the end of its process would.
+func kill(c *Cache) {
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	if !closed {
+		for _, p := range c.partials {
+			p.f.Close()
+		}
+	}
+	c.mu.Unlock()
+	if !closed {
+		c.halt()
+		c.root.Close()
+	}
 }
 
 func mustBe(t *testing.T, c *Cache, k Key, want []byte) {
@@ -94,6 +127,7 @@ func TestPutAndKeepOverRestart(t *testing.T) {
 	}
 
 	// Killed: the next process of the same boot trusts what it finds.
+	kill(c)
 	c = mustOpen(t, dir)
 	mustBe(t, c, k, data)
 	// Ended well: so does one after a reboot.
@@ -201,7 +235,7 @@ func TestPartialAfterRestart(t *testing.T) {
 	mustWrite(t, p, 0, data[:5000])
 	mustWrite(t, p, 2, data[10000:])
 
-	f, err := os.OpenFile(p.path(), os.O_RDWR, 0)
+	f, err := os.OpenFile(c.partial(k), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +244,7 @@ func TestPartialAfterRestart(t *testing.T) {
 	}
 	f.Close()
 
+	kill(c)
 	c = mustOpen(t, dir)
 	p, err = c.Partial(k, chunks)
 	if err != nil {
@@ -307,6 +342,7 @@ func TestPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	kill(c)
 	c = mustOpen(t, dir)
 	for _, k := range []Key{gk, bk, sk} {
 		if c.Has(k) {
