@@ -74,7 +74,7 @@ func (c *Cache) evict(ctx context.Context) (enough bool) {
 		e.strays()
 	}
 	if e.lingers && c.opts.Layers != nil {
-		c.opts.Layers.Forget()
+		c.opts.Layers.Forget(c.Dir())
 	}
 	c.log.Info("objects were evicted, those first whose images were not used for longest", "objects", e.files, "bytes", e.bytes, "enough", e.need <= 0)
 	return e.need <= 0

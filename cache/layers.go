@@ -11,9 +11,10 @@ type Layers interface {
 	// those that are not mounted, then those that are, and of either first the
 	// one that was not used for longest.
 	ByUse() []Layer
-	// Forget has mounted file systems look for their contents anew. An overlay
-	// remembers a file that it found once, and so keeps one that was removed.
-	Forget()
+	// Forget has the file systems that find contents in the directory dir look
+	// for them anew. An overlay remembers a file that it found once, and so keeps
+	// one that was removed.
+	Forget(dir string)
 }
 
 // Layer is the objects of one layer.

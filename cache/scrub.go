@@ -91,7 +91,7 @@ func (t *tender) settle() {
 		return
 	}
 	if t.opts.Layers != nil {
-		t.opts.Layers.Forget()
+		t.opts.Layers.Forget(t.Dir())
 	}
 	if err := t.settleAll(t.ctx, t.wait); err != nil && t.ctx.Err() == nil {
 		t.log.Error("some objects cannot be verified", "error", err)

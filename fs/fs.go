@@ -44,6 +44,10 @@ type Config struct {
 	SmallObject    int64
 	LookupPatience time.Duration
 
+	// Cache is how much is kept, and how often it is verified; where, what for
+	// and the log are ours to say.
+	Cache cache.Options
+
 	Log *slog.Logger
 }
 
@@ -53,6 +57,7 @@ type FS struct {
 	cache   *cache.Cache
 	layers  *layers
 	trees   *trees
+	uses    *uses
 	loader  *objects.Loader
 	objects *objects.Server
 }
@@ -73,7 +78,20 @@ func New(cfg Config) (_ *FS, err error) {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}
 	}
-	if f.cache, err = cache.Open(filepath.Join(cfg.Root, "cache")); err != nil {
+	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.layers.close())
+		}
+	}()
+	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
+		return nil, err
+	}
+	f.uses = &uses{layers: f.layers, trees: f.trees, log: cfg.Log}
+	cfg.Cache.Dir, cfg.Cache.Layers, cfg.Cache.Log = filepath.Join(cfg.Root, "cache"), f.uses, cfg.Log
+	if f.cache, err = cache.Open(cfg.Cache); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -81,12 +99,6 @@ func New(cfg Config) (_ *FS, err error) {
 			err = errors.Join(err, f.cache.Close())
 		}
 	}()
-	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
-		return nil, err
-	}
-	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
-		return nil, err
-	}
 	if err := f.trees.probe(context.Background()); err != nil {
 		return nil, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
 	}
@@ -102,7 +114,7 @@ func New(cfg Config) (_ *FS, err error) {
 	}
 	// A daemon that was killed left overlays behind whose files point at its
 	// dead mount. Those that are in the cache need not.
-	f.forget()
+	f.uses.Forget(f.cache.Dir())
 	return f, nil
 }
 
@@ -110,16 +122,12 @@ func New(cfg Config) (_ *FS, err error) {
 // in the cache reads on.
 func (f *FS) Close() error {
 	err := f.objects.Close()
-	f.forget()
-	return errors.Join(err, f.layers.close(), f.cache.Close())
+	f.uses.Forget(f.cache.Dir())
+	return errors.Join(err, f.cache.Close(), f.layers.close()) // in this order: the cache asks the layers
 }
 
-// forget makes overlays look again for the files that they found in FUSE.
-func (f *FS) forget() {
-	if err := forgetContents(f.cache.Dir()); err != nil {
-		f.cfg.Log.Warn("some open file systems did not forget where their files were", "error", err)
-	}
-}
+// CacheUsage returns what the cache of contents holds.
+func (f *FS) CacheUsage() cache.Usage { return f.cache.Usage() }
 
 // DataDirs returns the directories that hold objects, in the order in which
 // overlayfs is to ask them.
@@ -152,7 +160,13 @@ func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes,
 
 // Tree returns a directory with the merged names of a run of layers, and mounts
 // it where necessary. Trees among those below the run are mounted already.
-func (f *FS) Tree(ctx context.Context, run Run) (string, error) { return f.trees.mount(ctx, run) }
+func (f *FS) Tree(ctx context.Context, run Run) (string, error) {
+	dir, err := f.trees.mount(ctx, run)
+	if err == nil {
+		f.uses.touch(run.CIDs)
+	}
+	return dir, err
+}
 
 // TreeDir returns the directory that [FS.Tree] would return.
 func (f *FS) TreeDir(run Run) (string, error) {
@@ -166,5 +180,6 @@ func (f *FS) TreeDir(run Run) (string, error) {
 // Retain forgets all layers but those with these CIDs, and unmounts all trees
 // but those at these directories.
 func (f *FS) Retain(cids, treeDirs []string) error {
+	f.uses.touchMounted()
 	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
 }
