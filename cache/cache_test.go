@@ -2,94 +2,14 @@ package cache
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
-	"io"
 	"io/fs"
-	"log/slog"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// contents returns n chunks of random bytes, reproducible by seed.
-func contents(seed uint64, sizes ...int64) (data []byte, chunks []Chunk) {
-	r := rand.NewChaCha8([32]byte{byte(seed)})
-	for _, n := range sizes {
-		b := make([]byte, n)
-		r.Read(b)
-		chunks = append(chunks, Chunk{Size: n, Digest: sha256.Sum256(b)})
-		data = append(data, b...)
-	}
-	return data, chunks
-}
-
-// mustOpen opens the cache in dir, as [mustOpenWith] does.
-func mustOpen(t *testing.T, dir string) *Cache {
-	t.Helper()
-	return mustOpenWith(t, Options{Dir: dir})
-}
-
-// mustOpenWith opens a cache, which is killed when the test ends.
-func mustOpenWith(t *testing.T, o Options) *Cache {
-	t.Helper()
-	if o.Log == nil {
-		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
-	}
-	c, err := Open(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { kill(c) })
-	return c
-}
-
-// kill ends a cache as the end of its process would.
-func kill(c *Cache) {
-	c.mu.Lock()
-	closed := c.closed
-	c.closed = true
-	if !closed {
-		for _, p := range c.partials {
-			p.f.Close()
-		}
-	}
-	c.mu.Unlock()
-	if !closed {
-		c.halt()
-		c.root.Close()
-	}
-}
-
-func mustBe(t *testing.T, c *Cache, k Key, want []byte) {
-	t.Helper()
-	f, err := c.OpenObject(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	got, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Fatalf("object %s has %d other bytes than the %d put in", k, len(got), len(want))
-	}
-}
-
-func mustWrite(t *testing.T, p *Partial, i int, data []byte) {
-	t.Helper()
-	if err := p.Write(i, data); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestKey(t *testing.T) {
 	k := Key{0xab, 1}

@@ -17,7 +17,7 @@ const (
 	freshFor = 5 * time.Second
 	// pause is for how long no eviction is tried after one that could not make
 	// enough room.
-	pause = 10 * time.Second
+	pause = freshFor
 	// tellEvery is after how many files that went writers who wait try again.
 	tellEvery = 32
 )
