@@ -51,6 +51,9 @@ type Config struct {
 	SmallObject    int64
 	LookupPatience time.Duration
 
+	// Cache is how much is kept, and how often it is verified; where, what for
+	// and the log are ours to say.
+	Cache    cache.Options
 	Prefetch prefetch.Config
 
 	Log *slog.Logger
@@ -64,82 +67,68 @@ type FS struct {
 	cache    *cache.Cache
 	layers   *layers
 	trees    *trees
+	uses     *uses
 	loader   *objects.Loader
-	objects  *objects.Server
 	prefetch *prefetch.Prefetcher
 
 	overlays sync.Mutex // held while one is mounted, so that none is mounted twice
 }
 
 // New opens the state in cfg.Root, finds out how this machine mounts lazy
-// layers, and mounts what serves missing objects. The trees that containers use
-// are mounted still, or again when they are next asked for. ctx bounds the
-// finding out.
+// layers, and serves missing objects. The trees that containers use are mounted
+// still, or again when they are next asked for. ctx bounds the finding out.
 func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 	f := &FS{cfg: cfg}
-	for _, d := range []string{"layers", "trees", "fuse"} {
-		// Nobody but root reads what is below: an image's files are its own.
-		if d == "fuse" {
-			if err := mounts.UnmountStale(filepath.Join(cfg.Root, d)); err != nil {
-				return nil, err
-			}
+	undo := func(what func() error) {
+		if err != nil {
+			err = errors.Join(err, what())
 		}
+	}
+	for _, d := range []string{"layers", "trees"} {
+		// Nobody but root reads what is below: an image's files are its own.
 		if err := os.MkdirAll(filepath.Join(cfg.Root, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}
-	}
-	if f.cache, err = cache.Open(filepath.Join(cfg.Root, "cache")); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.cache.Close())
-		}
-	}()
-	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
-		return nil, err
 	}
 	if f.mode, err = ChooseMode(ctx, cfg.Root, cfg.Mode); err != nil {
 		return nil, err
 	}
 	cfg.Log.Info("lazy layers are mounted by "+f.mode.Mode, "why", f.mode.Why)
-	f.show = newShower(f.mode, []string{f.cache.Dir(), filepath.Join(cfg.Root, "fuse")})
-	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, f.show, cfg.Log); err != nil {
+	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
 		return nil, err
 	}
+	defer func() { undo(f.layers.close) }()
+	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
+		return nil, err
+	}
+	f.uses = &uses{layers: f.layers, trees: f.trees, log: cfg.Log}
+	cfg.Cache.Dir, cfg.Cache.Layers, cfg.Cache.Log = filepath.Join(cfg.Root, "cache"), f.uses, cfg.Log
+	if f.cache, err = cache.Open(cfg.Cache); err != nil {
+		return nil, err
+	}
+	defer func() { undo(f.cache.Close) }()
 	f.loader = objects.NewLoader(f.layers, f.cache)
-	f.objects, err = objects.Mount(objects.Config{
-		Dir:       filepath.Join(cfg.Root, "fuse"),
-		SmallSize: cfg.SmallObject,
-		Patience:  cfg.LookupPatience,
-		Log:       cfg.Log,
-	}, f.loader)
-	if err != nil {
+	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader); err != nil {
 		return nil, err
 	}
+	f.trees.show = f.show
 	// A daemon that was killed left overlays behind whose files point at its
 	// dead mount. Those that are in the cache need not.
-	f.forget()
+	f.uses.Forget(f.cache.Dir())
 	f.prefetch = prefetch.New(cfg.Prefetch, ahead{f.loader, f.cache}, cfg.Log)
 	f.resume()
 	return f, nil
 }
 
-// Close stops serving. Trees and the overlays over them stay mounted: what is
-// in the cache reads on.
+// Close stops serving. In mode kernel trees and the overlays over them stay
+// mounted: what is in the cache reads on.
 func (f *FS) Close() error {
 	f.prefetch.Close()
-	err := f.objects.Close()
-	f.forget()
+	err := f.show.close()
+	f.loader.Wait()
+	f.uses.Forget(f.cache.Dir())
 	f.trees.drafts.close()
-	return errors.Join(err, f.show.close(), f.layers.close(), f.cache.Close())
-}
-
-// forget makes overlays look again for the files that they found in FUSE.
-func (f *FS) forget() {
-	if err := mounts.Forget(f.cache.Dir()); err != nil {
-		f.cfg.Log.Warn("some open file systems did not forget where their files were", "error", err)
-	}
+	return errors.Join(err, f.cache.Close(), f.layers.close()) // in this order: the cache asks the layers
 }
 
 // Run is lazy layers that lie directly on one another. It is another name of a
@@ -183,6 +172,7 @@ func (f *FS) Tree(ctx context.Context, run Run) (string, error) {
 	dir, err := f.trees.mount(ctx, run)
 	if err == nil {
 		f.prefetch.Use(run.CIDs)
+		f.uses.touch(run.CIDs)
 	}
 	return dir, err
 }
@@ -200,5 +190,6 @@ func (f *FS) TreeDir(run Run) (string, error) {
 // but those at these directories.
 func (f *FS) Retain(cids, treeDirs []string) error {
 	f.prefetch.Retain(cids)
+	f.uses.touchMounted()
 	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
 )
 
 // shower makes trees visible in one of the modes.
@@ -36,16 +39,32 @@ func ChooseMode(ctx context.Context, dir, mode string) (mounts.Choice, error) {
 	return c, nil
 }
 
-// newShower returns what shows trees in this mode; data are the directories of
-// objects.
-func newShower(c mounts.Choice, data []string) shower {
-	return &byKernel{kernel: c.Kernel, data: data}
+// newShower returns what shows trees in the mode that was chosen.
+func newShower(cfg Config, c mounts.Choice, cached *cache.Cache, loader *objects.Loader) (shower, error) {
+	return newByKernel(cfg, c.Kernel, cached, loader)
 }
 
-// byKernel shows trees by EROFS, and has overlayfs look for contents.
+// byKernel shows trees by EROFS, and has overlayfs look for contents: in the
+// cache, and then in a FUSE file system of what is missing there.
 type byKernel struct {
-	kernel *mounts.Kernel
-	data   []string
+	kernel  *mounts.Kernel
+	data    []string
+	objects *objects.Server
+}
+
+func newByKernel(cfg Config, kernel *mounts.Kernel, cached *cache.Cache, loader *objects.Loader) (*byKernel, error) {
+	dir := filepath.Join(cfg.Root, "fuse")
+	if err := mounts.UnmountStale(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	server, err := objects.Mount(objects.Config{Dir: dir, SmallSize: cfg.SmallObject, Patience: cfg.LookupPatience, Log: cfg.Log}, loader)
+	if err != nil {
+		return nil, err
+	}
+	return &byKernel{kernel: kernel, data: []string{cached.Dir(), dir}, objects: server}, nil
 }
 
 func (b *byKernel) show(_ context.Context, _, image, dir string) error {
@@ -54,7 +73,9 @@ func (b *byKernel) show(_ context.Context, _, image, dir string) error {
 
 func (b *byKernel) hide(dir string) error { return mounts.Unmount(dir) }
 func (b *byKernel) dataDirs() []string    { return b.data }
-func (b *byKernel) close() error          { return nil } // what is mounted goes on
+
+// close leaves trees and overlays mounted: what is in the cache reads on.
+func (b *byKernel) close() error { return b.objects.Close() }
 
 // Mode returns the mode in which lazy layers are mounted, and why.
 func (f *FS) Mode() mounts.Choice { return f.mode }

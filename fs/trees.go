@@ -29,7 +29,7 @@ type trees struct {
 }
 
 // openTrees removes what an interrupted build left in root.
-func openTrees(root string, ls *layers, show shower, log *slog.Logger) (*trees, error) {
+func openTrees(root string, ls *layers, log *slog.Logger) (*trees, error) {
 	left, err := filepath.Glob(filepath.Join(root, "*", tmpPrefix+"*"))
 	if err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func openTrees(root string, ls *layers, show shower, log *slog.Logger) (*trees, 
 			return nil, err
 		}
 	}
-	return &trees{root: root, layers: ls, show: show, log: log, drafts: newDrafts()}, nil
+	return &trees{root: root, layers: ls, log: log, drafts: newDrafts()}, nil
 }
 
 // name returns the name of a run's tree.
