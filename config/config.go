@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,7 @@ type Config struct {
 
 	Log         Log         `toml:"log"`
 	API         API         `toml:"api"`
+	Metrics     Metrics     `toml:"metrics"`
 	IPFS        IPFS        `toml:"ipfs"`
 	Cache       Cache       `toml:"cache"`
 	FS          FS          `toml:"fs"`
@@ -47,6 +49,14 @@ type Log struct {
 type API struct {
 	// Address is its unix socket. Whoever can open it can add and read
 	// everything, so it is for root alone.
+	Address string `toml:"address"`
+}
+
+// Metrics is where figures for Prometheus are served, by GET /metrics. They are
+// on the API's socket in any case.
+type Metrics struct {
+	// Address is a TCP address as "127.0.0.1:9464"; empty for none. Who can
+	// connect to it learns which images this node has.
 	Address string `toml:"address"`
 }
 
@@ -247,6 +257,11 @@ func (c *Config) Check() error {
 	for _, s := range []struct{ key, path string }{{"address", c.Address}, {"api.address", c.API.Address}} {
 		if len(s.path) > maxSocket {
 			return fmt.Errorf("%s: %q is longer than the %d bytes a socket's path can have", s.key, s.path, maxSocket)
+		}
+	}
+	if c.Metrics.Address != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil {
+			return fmt.Errorf("metrics.address: %w", err)
 		}
 	}
 	if strings.ContainsAny(c.Root, ":,\\ \t\n") {

@@ -61,6 +61,7 @@ func TestParseRefuses(t *testing.T) {
 		"no concurrency":         {"[prefetch]\nconcurrency = 0", "prefetch.concurrency"},
 		"much concurrency":       {"[prefetch]\nconcurrency = 65", "prefetch.concurrency"},
 		"negative quiet":         {"[prefetch]\nquiet = '-1s'", "prefetch.quiet"},
+		"metrics without a port": {"[metrics]\naddress = 'localhost'", "metrics.address"},
 		"negative budget":        {"[cache]\nbudget = '-1'", "cache.budget"},
 		"too much left free":     {"[cache]\nkeep_free_percent = 100", "cache.keep_free_percent"},
 		"negative scrub":         {"[cache]\nscrub = '-1h'", "cache.scrub"},

@@ -110,6 +110,13 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer apiSocket.Close()
+	metricsSocket, err := listenMetrics(cfg.Metrics.Address)
+	if err != nil {
+		return fmt.Errorf("metrics.address: %w", err)
+	}
+	if metricsSocket != nil {
+		defer metricsSocket.Close()
+	}
 
 	n, err := node.Open(ctx, node.Config{
 		Dir:          filepath.Join(cfg.Root, "ipfs"),
@@ -181,20 +188,30 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
+	state := stateOf(n, files, from)
+	metrics := metricsHandler(state, log)
 	api := serve.NewHandler(serve.Config{
 		Store: reading{n, from}, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
 		Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log,
+		Status: func(context.Context) (any, error) { return state() }, Metrics: metrics,
 	})
 	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}
+	metricsServer := &http.Server{Handler: onlyMetrics(metrics), ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })
-	g.Go(func() error {
-		if err := apiServer.Serve(apiSocket); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	serveHTTP := func(s *http.Server, l net.Listener) {
+		g.Go(func() error {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	serveHTTP(apiServer, apiSocket)
+	if metricsSocket != nil {
+		serveHTTP(metricsServer, metricsSocket)
+	}
 	g.Go(func() error {
 		<-ctx.Done()
 		notify(log, daemon.SdNotifyStopping)
@@ -204,10 +221,13 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		forced.Stop()
 		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		if err := apiServer.Shutdown(timeout); err != nil {
-			return apiServer.Close()
+		var errs []error
+		for _, s := range []*http.Server{apiServer, metricsServer} {
+			if s.Shutdown(timeout) != nil {
+				errs = append(errs, s.Close())
+			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 	log.Info("serving", "address", cfg.Address, "api", cfg.API.Address, "root", cfg.Root, "peer", n.ID(), "listen", n.Addrs())
 	notify(log, daemon.SdNotifyReady)
