@@ -157,6 +157,12 @@ func (in *Inode) IsDir() bool { return ModeOf(2) == uint32(in.Mode)&modeType }
 // IsRegular reports whether the inode is a regular file.
 func (in *Inode) IsRegular() bool { return ModeOf(1) == uint32(in.Mode)&modeType }
 
+// IsDevice reports whether the inode is a device, which its Data numbers then.
+func (in *Inode) IsDevice() bool {
+	t := uint32(in.Mode) & modeType
+	return t == ModeOf(3) || t == ModeOf(4)
+}
+
 // isLink reports whether the inode is a symbolic link.
 func (in *Inode) isLink() bool { return ModeOf(7) == uint32(in.Mode)&modeType }
 
