@@ -110,6 +110,7 @@ func New(cfg Config) (_ *FS, err error) {
 // in the cache reads on.
 func (f *FS) Close() error {
 	err := f.objects.Close()
+	f.loader.Close()
 	f.forget()
 	return errors.Join(err, f.layers.close(), f.cache.Close())
 }
