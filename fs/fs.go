@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/fusetree"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
@@ -71,6 +72,8 @@ type FS struct {
 	loader   *objects.Loader
 	prefetch *prefetch.Prefetcher
 
+	treeStats fusetree.Stats // of mode fuse
+
 	overlays sync.Mutex // held while one is mounted, so that none is mounted twice
 }
 
@@ -108,7 +111,10 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 	}
 	defer func() { undo(f.cache.Close) }()
 	f.loader = objects.NewLoader(f.layers, f.cache)
-	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader); err != nil {
+	if err := hideDead(f.trees.root); err != nil {
+		return nil, err
+	}
+	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader, &f.treeStats); err != nil {
 		return nil, err
 	}
 	f.trees.show = f.show
@@ -125,7 +131,7 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 func (f *FS) Close() error {
 	f.prefetch.Close()
 	err := f.show.close()
-	f.loader.Wait()
+	f.loader.Close()
 	f.uses.Forget(f.cache.Dir())
 	f.trees.drafts.close()
 	return errors.Join(err, f.cache.Close(), f.layers.close()) // in this order: the cache asks the layers

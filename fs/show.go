@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/fusetree"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
 )
@@ -33,14 +34,14 @@ func ChooseMode(ctx context.Context, dir, mode string) (mounts.Choice, error) {
 	if err != nil {
 		return c, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
 	}
-	if c.Mode == mounts.ModeFUSE {
-		return c, fmt.Errorf("this machine cannot mount lazy layers: mode fuse is not built in yet (it would run because: %s)", c.Why)
-	}
 	return c, nil
 }
 
 // newShower returns what shows trees in the mode that was chosen.
-func newShower(cfg Config, c mounts.Choice, cached *cache.Cache, loader *objects.Loader) (shower, error) {
+func newShower(cfg Config, c mounts.Choice, cached *cache.Cache, loader *objects.Loader, stats *fusetree.Stats) (shower, error) {
+	if c.Mode == mounts.ModeFUSE {
+		return newByFUSE(cfg, cached, loader, stats), nil
+	}
 	return newByKernel(cfg, c.Kernel, cached, loader)
 }
 

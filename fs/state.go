@@ -2,7 +2,6 @@ package fs
 
 import (
 	"cmp"
-	"encoding/json"
 	"os"
 	"slices"
 
@@ -120,9 +119,8 @@ func (ts *trees) images(layers map[string]Completion) ([]Image, error) {
 	}
 	images := []Image{}
 	for _, e := range names {
-		b, err := os.ReadFile(ts.origin(e.Name()))
-		var run Run
-		if err != nil || json.Unmarshal(b, &run) != nil {
+		run, err := ts.readOrigin(e.Name())
+		if err != nil {
 			continue // it is being built, or goes
 		}
 		im := Image{Tree: ts.dir(e.Name()), Layers: run.CIDs, Mounted: mounted[ts.dir(e.Name())], Completion: Completion{Counted: true}}
@@ -137,7 +135,7 @@ func (ts *trees) images(layers map[string]Completion) ([]Image, error) {
 
 // requests adds up what met FUSE in either mode.
 func (f *FS) requests() []Request {
-	o, t := f.loader.Stats(), f.treeStats
+	o, t := f.loader.Stats(), &f.treeStats
 	return []Request{
 		request("lookup", &o.LookupSeconds, &t.Lookups),
 		request("readdir", &t.ReadDirs),
@@ -168,11 +166,11 @@ func (f *FS) chunks() Chunks {
 	return Chunks{
 		Hits: o.Hits.Load(), Joined: o.Joined.Load(), Raised: o.Raised.Load(),
 		Failures: o.Failures.Load(), CacheErrors: o.CacheErrors.Load(),
-		Demand: fetched(o.ForDemand()), ReadAhead: fetched(o.ForReadAhead()), Prefetch: fetched(o.ForPrefetch()),
+		Demand: fetchedOf(o.ForDemand()), ReadAhead: fetchedOf(o.ForReadAhead()), Prefetch: fetchedOf(o.ForPrefetch()),
 		Passthrough: o.Passthrough.Load() + f.treeStats.Passthrough.Load(),
 	}
 }
 
-func fetched(f *objects.Fetched) Fetched {
+func fetchedOf(f *objects.Fetched) Fetched {
 	return Fetched{Chunks: f.Chunks.Load(), Bytes: f.Bytes.Load()}
 }

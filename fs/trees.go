@@ -138,6 +138,21 @@ func (ts *trees) retainOne(name string, cids, dirs []string) error {
 	return ts.discard(name)
 }
 
+// mounted returns the directories at which trees are mounted.
+func (ts *trees) mounted() (map[string]bool, error) {
+	all, err := mounts.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	dirs := map[string]bool{}
+	for _, m := range all {
+		if m.Dir == ts.dir(filepath.Base(filepath.Dir(m.Dir))) {
+			dirs[m.Dir] = true
+		}
+	}
+	return dirs, nil
+}
+
 // current reports whether a tree's layers are all among cids and the
 // directories below them are there: whether its image may be wanted again.
 func (ts *trees) current(name string, cids []string) bool {

@@ -106,22 +106,14 @@ func (u *uses) touchMounted() {
 
 // mounted returns the CIDs of the layers whose trees are mounted.
 func (u *uses) mounted() (map[string]bool, error) {
-	all, err := mounts.Mounts()
+	dirs, err := u.trees.mounted()
 	if err != nil {
 		return nil, err
 	}
 	cids := map[string]bool{}
-	for _, m := range all {
-		name := filepath.Base(filepath.Dir(m.Dir))
-		if m.Dir != u.trees.dir(name) {
-			continue
-		}
-		b, err := os.ReadFile(u.trees.origin(name))
+	for dir := range dirs {
+		run, err := u.trees.readOrigin(filepath.Base(filepath.Dir(dir)))
 		if err != nil {
-			return nil, err
-		}
-		var run Run
-		if err := json.Unmarshal(b, &run); err != nil {
 			return nil, err
 		}
 		for _, cid := range run.CIDs {

@@ -68,6 +68,10 @@ type Config struct {
 	// have it.
 	IDMapped bool
 
+	// Stats counts what reaches this server, and others that are given the
+	// same; nil: this one alone.
+	Stats *Stats
+
 	Log *slog.Logger
 }
 
@@ -78,7 +82,7 @@ type Server struct {
 	image   *erofs.Image
 	root    uint64 // nid
 	xattrs  xattrs
-	stats   Stats
+	stats   *Stats
 	waiting waiting
 	fuse    *fuse.Server
 	served  chan struct{} // closed when no request is answered any more
@@ -93,8 +97,12 @@ func Mount(cfg Config) (*Server, error) {
 		cfg:           cfg,
 		image:         cfg.Image,
 		root:          cfg.Image.Root(),
+		stats:         cfg.Stats,
 		waiting:       waiting{requests: map[uint64]context.CancelFunc{}},
 		served:        make(chan struct{}),
+	}
+	if s.stats == nil {
+		s.stats = new(Stats)
 	}
 	var err error
 	if s.xattrs, err = surveyXattrs(cfg.Image); err != nil {
@@ -152,7 +160,7 @@ func (s *Server) Close() error {
 }
 
 // Stats returns the server's counters.
-func (s *Server) Stats() *Stats { return &s.stats }
+func (s *Server) Stats() *Stats { return s.stats }
 
 // String implements [fuse.RawFileSystem].
 func (s *Server) String() string { return "tree" }
