@@ -179,7 +179,8 @@ func (p *prober) over(source TreeSource) bool {
 	if !p.try(StepTree+string(source), func() error { return k.MountTree(p.path("image"), p.path("tree")) }) {
 		return false
 	}
-	defer Unmount(p.path("tree"))
+	// Should it stay, it goes with the thread.
+	defer func() { _ = Unmount(p.path("tree")) }()
 	for _, set := range []OptionSet{Separate, SeparateMetacopy, OneString} {
 		if p.try(StepData+from+" by "+string(set), func() error { return p.data(set) }) {
 			p.k.Trees, p.k.Data = source, set
@@ -227,12 +228,12 @@ func (p *prober) overlay(k *Kernel, o Overlay) error {
 }
 
 // read mounts an overlay, changes its file, and reads it.
-func (p *prober) read(k *Kernel, o Overlay, change func(file string) error) error {
+func (p *prober) read(k *Kernel, o Overlay, change func(file string) error) (err error) {
 	merged := p.path("merged")
 	if err := k.MountOverlay(merged, o); err != nil {
 		return err
 	}
-	defer Unmount(merged)
+	defer func() { err = errors.Join(err, Unmount(merged)) }()
 	file := filepath.Join(merged, "file")
 	if err := change(file); err != nil {
 		return err
