@@ -1,9 +1,6 @@
 package mounts
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
 // Modes in which lazy layers are mounted.
 const (
@@ -28,17 +25,17 @@ func Choose(mode string, k *Kernel, probeErr error) (Choice, error) {
 		return c, probeErr
 	}
 	if k.Plain == "" {
-		return c, fmt.Errorf("the kernel cannot mount overlays, without which there are no containers in any mode (load the module overlay, and keep root on ext4, xfs or btrfs): %s", k.reasons())
+		return c, fmt.Errorf("the kernel cannot mount overlays, without which there are no containers in any mode (load the module overlay, and keep root on ext4, xfs or btrfs): %s", k.Reasons(StepPlain))
 	}
 	switch {
 	case mode != ModeAuto && mode != ModeKernel && mode != ModeFUSE:
 		return c, fmt.Errorf("mode %q is none of %s, %s, %s", mode, ModeAuto, ModeKernel, ModeFUSE)
 	case mode == ModeFUSE:
 		c.Why = "the configuration asks for it"
-	case probeErr == nil && k.Data != "":
+	case probeErr == nil:
 		c.Mode, c.Why = ModeKernel, k.String()
 	case mode == ModeAuto:
-		c.Mode, c.Why = ModeFUSE, errors.Join(probeErr).Error()
+		c.Mode, c.Why = ModeFUSE, probeErr.Error()
 	default:
 		return c, fmt.Errorf("mode = %q: %w (set fs.mode = %q to do without)", mode, probeErr, ModeAuto)
 	}

@@ -61,7 +61,7 @@ var ways = []way{
 	{FromFile, Separate, Separate, nil},
 	{FromFile, SeparateMetacopy, Separate, []string{over + fromFile + by + string(Separate)}},
 	{FromFile, OneString, OneString, []string{
-		over + fromFile + by + string(Separate), over + fromFile + by + string(SeparateMetacopy), "overlay by " + string(Separate),
+		over + fromFile + by + string(Separate), over + fromFile + by + string(SeparateMetacopy), StepPlain + string(Separate),
 	}},
 	{FromLoop, Separate, Separate, []string{fromFile}},
 	// A file system too many below the overlay.
@@ -70,7 +70,7 @@ var ways = []way{
 	}},
 	{FromLoop, SeparateMetacopy, Separate, []string{fromFile, over + fromLoop + by + string(Separate)}},
 	{FromLoop, OneString, OneString, []string{
-		fromFile, over + fromLoop + by + string(Separate), over + fromLoop + by + string(SeparateMetacopy), "overlay by " + string(Separate),
+		fromFile, over + fromLoop + by + string(Separate), over + fromLoop + by + string(SeparateMetacopy), StepPlain + string(Separate),
 	}},
 }
 

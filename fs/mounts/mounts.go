@@ -30,6 +30,14 @@ type Kernel struct {
 	Refused []Refusal `json:"refused,omitempty"`
 }
 
+// Kinds of steps that [Probe] tries: what their names begin with.
+const (
+	StepPlain  = "overlay by "
+	StepTree   = "EROFS from a "
+	StepData   = "overlay over EROFS "
+	StepOwners = "other owners of EROFS "
+)
+
 // Refusal is a way to mount that this kernel does not take, and its reason.
 type Refusal struct {
 	Step string `json:"step"`
@@ -41,8 +49,9 @@ type TreeSource string
 
 const (
 	// FromFile is the image itself (Linux 6.12 with
-	// CONFIG_EROFS_FS_BACKED_BY_FILE). It counts as one file system on another,
-	// of which the kernel allows two, overlays among them.
+	// CONFIG_EROFS_FS_BACKED_BY_FILE). The image cannot lie on overlayfs, and
+	// some kernels count the tree as one file system on another, of which they
+	// allow two, overlays among them.
 	FromFile TreeSource = "file"
 	// FromLoop is a loop device, which counts as none.
 	FromLoop TreeSource = "loop device"
@@ -72,11 +81,14 @@ func (k *Kernel) String() string {
 	return fmt.Sprintf("EROFS is mounted from a %s, and overlayfs takes %s", k.Trees, k.Data)
 }
 
-// reasons are all refusals in one line.
-func (k *Kernel) reasons() string {
-	all := make([]string, len(k.Refused))
-	for i, r := range k.Refused {
-		all[i] = r.Step + ": " + r.Why
+// Reasons says in one line why all steps of this kind were refused; "" is for
+// those of every kind.
+func (k *Kernel) Reasons(kind string) string {
+	var all []string
+	for _, r := range k.Refused {
+		if strings.HasPrefix(r.Step, kind) {
+			all = append(all, r.Step+": "+r.Why)
+		}
 	}
 	return strings.Join(all, "; ")
 }

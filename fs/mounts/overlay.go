@@ -114,7 +114,8 @@ func kernelSays(fd int) string {
 	if err != nil || n == 0 {
 		return ""
 	}
-	return " (" + strings.TrimSpace(string(b[:n])) + ")"
+	// "e " says that it is an error.
+	return " (" + strings.TrimPrefix(strings.TrimSpace(string(b[:n])), "e ") + ")"
 }
 
 // moveMount attaches a mount that is nowhere yet.

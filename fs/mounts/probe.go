@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +63,7 @@ func probe(ctx context.Context, dir string, refuse func(step string) error) (_ *
 		return nil, fmt.Errorf("find out what the kernel can mount in %s: %w", dir, err)
 	}
 	if k.Data == "" {
-		return k, fmt.Errorf("the kernel cannot serve lazy layers itself: %s", k.reasons())
+		return k, fmt.Errorf("the kernel cannot serve lazy layers itself: %s", k.Reasons(""))
 	}
 	return k, nil
 }
@@ -148,7 +149,9 @@ func (p *prober) try(step string, do func() error) bool {
 		err = do()
 	}
 	if err != nil {
-		p.k.Refused = append(p.k.Refused, Refusal{Step: step, Why: err.Error()})
+		// Nobody finds the paths when they read this.
+		why := strings.ReplaceAll(err.Error(), p.dir+"/", "")
+		p.k.Refused = append(p.k.Refused, Refusal{Step: step, Why: why})
 	}
 	return err == nil
 }
@@ -156,7 +159,7 @@ func (p *prober) try(step string, do func() error) bool {
 // run fills in the Kernel with the first way of each kind that works.
 func (p *prober) run() {
 	for _, set := range []OptionSet{Separate, OneString} {
-		if p.try("overlay by "+string(set), func() error { return p.plain(set) }) {
+		if p.try(StepPlain+string(set), func() error { return p.plain(set) }) {
 			p.k.Plain = set
 			break
 		}
@@ -171,14 +174,15 @@ func (p *prober) run() {
 // over tries trees from this source, and reports whether overlays over them
 // work.
 func (p *prober) over(source TreeSource) bool {
-	step := "EROFS from a " + string(source)
-	from := &Kernel{Trees: source}
-	if !p.try(step, func() error { return from.MountTree(p.path("image"), p.path("tree")) }) {
+	from := "from a " + string(source)
+	k := &Kernel{Trees: source}
+	if !p.try(StepTree+string(source), func() error { return k.MountTree(p.path("image"), p.path("tree")) }) {
 		return false
 	}
-	defer Unmount(p.path("tree"))
+	// Should it stay, it goes with the thread.
+	defer func() { _ = Unmount(p.path("tree")) }()
 	for _, set := range []OptionSet{Separate, SeparateMetacopy, OneString} {
-		if p.try("overlay over "+step+" by "+string(set), func() error { return p.data(set) }) {
+		if p.try(StepData+from+" by "+string(set), func() error { return p.data(set) }) {
 			p.k.Trees, p.k.Data = source, set
 			break
 		}
@@ -186,7 +190,7 @@ func (p *prober) over(source TreeSource) bool {
 	if p.k.Data == "" {
 		return false
 	}
-	p.k.IDMapped = p.try("other owners of "+step, p.mapped)
+	p.k.IDMapped = p.try(StepOwners+from, p.mapped)
 	return true
 }
 
@@ -224,12 +228,12 @@ func (p *prober) overlay(k *Kernel, o Overlay) error {
 }
 
 // read mounts an overlay, changes its file, and reads it.
-func (p *prober) read(k *Kernel, o Overlay, change func(file string) error) error {
+func (p *prober) read(k *Kernel, o Overlay, change func(file string) error) (err error) {
 	merged := p.path("merged")
 	if err := k.MountOverlay(merged, o); err != nil {
 		return err
 	}
-	defer Unmount(merged)
+	defer func() { err = errors.Join(err, Unmount(merged)) }()
 	file := filepath.Join(merged, "file")
 	if err := change(file); err != nil {
 		return err

@@ -66,8 +66,8 @@ func TestProbeImpossible(t *testing.T) {
 		plain OptionSet
 	}{
 		{[]string{fromFile, fromLoop}, Separate},
-		{[]string{fromFile, fromLoop, "overlay by " + string(Separate)}, OneString},
-		{[]string{fromFile, fromLoop, "overlay by " + string(Separate), "overlay by " + string(OneString)}, ""},
+		{[]string{fromFile, fromLoop, StepPlain + string(Separate)}, OneString},
+		{[]string{fromFile, fromLoop, StepPlain + string(Separate), StepPlain + string(OneString)}, ""},
 	} {
 		k, err := probe(t.Context(), d, refusing(c.steps...))
 		if err == nil || k == nil || k.Plain != c.plain || k.Trees != "" || k.Data != "" || k.IDMapped {
