@@ -41,6 +41,11 @@ type upper struct {
 	// had an entry, and the directories whose marker was applied.
 	unpacked map[string]bool
 	cleared  map[string]bool
+	// The directory of the last entry, to be found again at once: most entries
+	// follow one of the same directory. Nil after something was removed, and for
+	// a path through symbolic links.
+	last     *inode
+	lastPath string
 }
 
 // apply applies one more layer.
@@ -88,15 +93,7 @@ func hasOpaque(entries []layer.Entry) bool {
 
 // entry applies one entry.
 func (u *upper) entry(e *layer.Entry) error {
-	if err := checkName(e.Name); err != nil {
-		return err
-	}
-	dirPath, base := split(e.Name)
-	dirPath, err := u.resolve(u.root, dirPath)
-	if err != nil {
-		return err
-	}
-	parent, err := u.makeParents(dirPath)
+	parent, dirPath, base, err := u.place(e.Name)
 	if err != nil {
 		return err
 	}
@@ -110,7 +107,7 @@ func (u *upper) entry(e *layer.Entry) error {
 	children := parent.dir.children
 	in := children[base]
 	if in != nil && (in.kind != layer.Dir || e.Type != layer.Dir) {
-		delete(children, base)
+		u.remove(children, base)
 		in = nil
 	}
 	switch {
@@ -124,6 +121,36 @@ func (u *upper) entry(e *layer.Entry) error {
 	}
 	children[base] = in
 	return in.setAttributes(e)
+}
+
+// place returns the directory in which an entry of this name is to be, made if it
+// is missing, its path, and the entry's name in it.
+func (u *upper) place(name string) (parent *inode, dirPath, base string, err error) {
+	dirPath, base = split(name)
+	if u.last != nil && dirPath == u.lastPath {
+		return u.last, dirPath, base, checkName(base)
+	}
+	u.last = nil
+	if err := checkName(name); err != nil {
+		return nil, "", "", err
+	}
+	resolved, err := u.resolve(u.root, dirPath)
+	if err != nil {
+		return nil, "", "", err
+	}
+	if parent, err = u.makeParents(resolved); err != nil {
+		return nil, "", "", err
+	}
+	if resolved == dirPath {
+		u.last, u.lastPath = parent, dirPath
+	}
+	return parent, resolved, base, nil
+}
+
+// remove removes a name from a directory.
+func (u *upper) remove(children map[string]*inode, name string) {
+	delete(children, name)
+	u.last = nil
 }
 
 // create makes the inode of an entry that is no hard link.
@@ -216,7 +243,7 @@ func (u *upper) whiteout(parent *inode, dirPath, base string) error {
 	}
 	children := parent.dir.children
 	if u.naive {
-		delete(children, name)
+		u.remove(children, name)
 		return nil
 	}
 	if children[name] != nil {
@@ -246,7 +273,7 @@ func (u *upper) clear(dir *inode, dirPath string) error {
 		for name, in := range it.in.dir.children {
 			p := join(it.path, name)
 			if !u.unpacked[p] {
-				delete(it.in.dir.children, name)
+				u.remove(it.in.dir.children, name)
 			} else if in.kind == layer.Dir {
 				todo = append(todo, item{in, p})
 			}
