@@ -41,9 +41,9 @@ type upper struct {
 	// had an entry, and the directories whose marker was applied.
 	unpacked map[string]bool
 	cleared  map[string]bool
-	// The directory of the last entry, to be found again at once: most entries
-	// follow one of the same directory. Nil after something was removed, and for
-	// a path through symbolic links.
+	// The directory of the last entry, for most entries follow one of the same
+	// directory; nil after a path through symbolic links. It is there still: an
+	// entry only removes what is in its own directory.
 	last     *inode
 	lastPath string
 }
@@ -107,7 +107,7 @@ func (u *upper) entry(e *layer.Entry) error {
 	children := parent.dir.children
 	in := children[base]
 	if in != nil && (in.kind != layer.Dir || e.Type != layer.Dir) {
-		u.remove(children, base)
+		delete(children, base)
 		in = nil
 	}
 	switch {
@@ -145,12 +145,6 @@ func (u *upper) place(name string) (parent *inode, dirPath, base string, err err
 		u.last, u.lastPath = parent, dirPath
 	}
 	return parent, resolved, base, nil
-}
-
-// remove removes a name from a directory.
-func (u *upper) remove(children map[string]*inode, name string) {
-	delete(children, name)
-	u.last = nil
 }
 
 // create makes the inode of an entry that is no hard link.
@@ -243,7 +237,7 @@ func (u *upper) whiteout(parent *inode, dirPath, base string) error {
 	}
 	children := parent.dir.children
 	if u.naive {
-		u.remove(children, name)
+		delete(children, name)
 		return nil
 	}
 	if children[name] != nil {
@@ -273,7 +267,7 @@ func (u *upper) clear(dir *inode, dirPath string) error {
 		for name, in := range it.in.dir.children {
 			p := join(it.path, name)
 			if !u.unpacked[p] {
-				u.remove(it.in.dir.children, name)
+				delete(it.in.dir.children, name)
 			} else if in.kind == layer.Dir {
 				todo = append(todo, item{in, p})
 			}
