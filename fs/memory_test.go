@@ -22,7 +22,9 @@ func BenchmarkIdleMemory(b *testing.B) {
 		root, blobs := b.TempDir(), b.TempDir()
 		f, err := fs.New(fs.Config{
 			Root: root, Log: slog.New(slog.DiscardHandler),
-			Open: func(_ context.Context, cid string) (layer.Source, error) { return onDisk(filepath.Join(blobs, cid)), nil },
+			Open: func(_ context.Context, cid string) (layer.Source, error) {
+				return onDisk(filepath.Join(blobs, cid)), nil
+			},
 		})
 		if err != nil {
 			b.Fatal(err)
