@@ -74,14 +74,15 @@ type FS struct {
 
 	treeStats fusetree.Stats // of mode fuse
 
-	overlays sync.Mutex // held while one is mounted, so that none is mounted twice
+	overlays sync.Mutex      // held while one is mounted, so that none is mounted twice
+	live     map[string]bool // overlays that are known to be mounted and served, by directory
 }
 
 // New opens the state in cfg.Root, finds out how this machine mounts lazy
 // layers, and serves missing objects. The trees that containers use are mounted
 // still, or again when they are next asked for. ctx bounds the finding out.
 func New(ctx context.Context, cfg Config) (_ *FS, err error) {
-	f := &FS{cfg: cfg}
+	f := &FS{cfg: cfg, live: map[string]bool{}}
 	undo := func(what func() error) {
 		if err != nil {
 			err = errors.Join(err, what())

@@ -89,23 +89,48 @@ type Overlay = struct {
 	OverNormal  bool     // a tree in Lower lies over a directory that is none
 }
 
-// MountOverlay mounts an overlay at target, which it makes where necessary. It
-// is mounted already after a restart of the daemon, and then left as it is.
+// MountOverlay mounts an overlay at target, which it makes where necessary. One
+// that is mounted already is left as it is, unless it has contents from trees
+// that an earlier daemon served: that is mounted anew, for whoever asks for it
+// next.
 func (f *FS) MountOverlay(target string, o Overlay) error {
 	f.overlays.Lock()
 	defer f.overlays.Unlock()
 	mounted, err := mounts.IsMounted(target)
-	if mounted || err != nil {
+	if err != nil {
 		return err
+	}
+	if mounted && f.live[target] {
+		return nil
+	}
+	data := f.show.dataDirs()
+	if mounted {
+		if len(data) > 0 && mounts.HasData(target, data[0]) {
+			f.live[target] = true
+			return nil
+		}
+		if err := mounts.Unmount(target); err != nil {
+			return err
+		}
 	}
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return f.mode.Kernel.MountOverlay(target, mounts.Overlay{
-		Lower: o.Lower, Data: f.show.dataDirs(), Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
+	err = f.mode.Kernel.MountOverlay(target, mounts.Overlay{
+		Lower: o.Lower, Data: data, Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
 	})
+	if err != nil {
+		return err
+	}
+	f.live[target] = true
+	return nil
 }
 
 // Unmount unmounts the overlay at target, also where it is in use still. It is
 // no error if none is mounted there.
-func (f *FS) Unmount(target string) error { return mounts.Unmount(target) }
+func (f *FS) Unmount(target string) error {
+	f.overlays.Lock()
+	defer f.overlays.Unlock()
+	delete(f.live, target)
+	return mounts.Unmount(target)
+}
