@@ -105,7 +105,13 @@ func (f *FS) MountOverlay(target string, o Overlay) error {
 	}
 	data := f.show.dataDirs()
 	if mounted {
-		if len(data) > 0 && mounts.HasData(target, data[0]) {
+		lives := false
+		if len(data) > 0 {
+			if lives, err = mounts.HasLower(target, data[0]); err != nil {
+				return err
+			}
+		}
+		if lives {
 			f.live[target] = true
 			return nil
 		}

@@ -28,6 +28,22 @@ func Forget(dataDir string) error {
 	return errors.Join(errs...)
 }
 
+// HasLower reports whether dir is among the lower directories of the overlay that
+// is mounted at target.
+func HasLower(target, dir string) (bool, error) {
+	mounts, err := Mounts()
+	if err != nil {
+		return false, err
+	}
+	has := false
+	for _, m := range mounts { // the newest is the one that shows
+		if m.Dir == target {
+			has = m.Type == "overlay" && hasLower(m.Options, dir)
+		}
+	}
+	return has, nil
+}
+
 // hasLower reports whether dir is among an overlay's lower directories. The
 // kernel writes them as one option, lowerdir=a:b::c, or as several, lowerdir+=
 // and datadir+=.
