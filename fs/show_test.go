@@ -54,6 +54,11 @@ func TestMountOverlayOnce(t *testing.T) {
 	}
 	dir := t.TempDir()
 	target := dir + "/m"
+	t.Cleanup(func() {
+		if err := mounts.UnmountStale(target); err != nil {
+			t.Error(err)
+		}
+	})
 	for range 2 {
 		if err := f.MountOverlay(target, fs.Overlay{Lower: []string{tree}}); err != nil {
 			t.Fatal(err)
