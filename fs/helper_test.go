@@ -82,6 +82,7 @@ type file struct {
 	name, body string
 	link       string
 	dir        bool
+	first      bool // before the landmark
 }
 
 // add makes an eStargz layer and returns the digest of its TOC.
@@ -89,7 +90,11 @@ func (s *store) add(t *testing.T, cid string, files ...file) string {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
+	var first []string
 	for _, f := range files {
+		if f.first {
+			first = append(first, f.name)
+		}
 		h := &tar.Header{Name: f.name, Mode: 0o755, Size: int64(len(f.body)), Typeflag: tar.TypeReg, ModTime: time.Unix(1e9, 0)}
 		switch {
 		case f.dir:
@@ -107,7 +112,7 @@ func (s *store) add(t *testing.T, cid string, files ...file) string {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000))
+	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000), estargz.WithPrioritizedFiles(first))
 	if err != nil {
 		t.Fatal(err)
 	}
