@@ -31,6 +31,7 @@ type Config struct {
 	Log         Log         `toml:"log"`
 	API         API         `toml:"api"`
 	IPFS        IPFS        `toml:"ipfs"`
+	Cache       Cache       `toml:"cache"`
 	FS          FS          `toml:"fs"`
 	Prefetch    Prefetch    `toml:"prefetch"`
 	Snapshotter Snapshotter `toml:"snapshotter"`
@@ -99,6 +100,19 @@ type IPFS struct {
 	Gateway Gateway `toml:"gateway"`
 }
 
+// Cache is how much of files' contents is kept.
+type Cache struct {
+	// Budget is how many bytes of the disk it may occupy; contents of the images
+	// that were not used for longest go first, and never what is open. 0: no
+	// limit.
+	Budget Size `toml:"budget"`
+	// KeepFreePercent is how much of the file system is left free: below it no
+	// contents are added, and some go.
+	KeepFreePercent int `toml:"keep_free_percent"`
+	// Scrub is after how long everything is read and verified again. 0: never.
+	Scrub Duration `toml:"scrub"`
+}
+
 // FS is how files are made available.
 type FS struct {
 	// SmallObject is up to which size a file is fetched whole when it is first
@@ -153,6 +167,11 @@ func Default() Config {
 			Sources:         []string{SourceNode},
 			Patience:        Duration(700 * time.Millisecond),
 			Gateway:         Gateway{URLs: []string{}},
+		},
+		Cache: Cache{
+			Budget:          Size(32 << 30),
+			KeepFreePercent: 15,
+			Scrub:           Duration(7 * 24 * time.Hour),
 		},
 		FS: FS{
 			SmallObject:    Size(4 << 20),
@@ -240,11 +259,23 @@ func (c *Config) Check() error {
 			return fmt.Errorf("%s: %v is not more than nothing", d.key, time.Duration(d.d))
 		}
 	}
-	if c.IPFS.Budget < 0 {
-		return fmt.Errorf("ipfs.budget: %d is less than nothing", c.IPFS.Budget)
+	for _, kept := range []struct {
+		section string
+		budget  Size
+		percent int
+	}{
+		{"ipfs", c.IPFS.Budget, c.IPFS.KeepFreePercent},
+		{"cache", c.Cache.Budget, c.Cache.KeepFreePercent},
+	} {
+		if kept.budget < 0 {
+			return fmt.Errorf("%s.budget: %d is less than nothing", kept.section, kept.budget)
+		}
+		if p := kept.percent; p < 0 || p > 99 {
+			return fmt.Errorf("%s.keep_free_percent: %d is not between 0 and 99", kept.section, p)
+		}
 	}
-	if p := c.IPFS.KeepFreePercent; p < 0 || p > 99 {
-		return fmt.Errorf("ipfs.keep_free_percent: %d is not between 0 and 99", p)
+	if c.Cache.Scrub < 0 {
+		return fmt.Errorf("cache.scrub: %v is less than nothing", time.Duration(c.Cache.Scrub))
 	}
 	if err := c.IPFS.checkSources(); err != nil {
 		return err

@@ -45,6 +45,10 @@ type Config struct {
 	SmallObject    int64
 	LookupPatience time.Duration
 
+	// Cache is how much is kept, and how often it is verified; where, what for
+	// and the log are ours to say.
+	Cache cache.Options
+
 	Prefetch prefetch.Config
 
 	Log *slog.Logger
@@ -56,6 +60,7 @@ type FS struct {
 	cache    *cache.Cache
 	layers   *layers
 	trees    *trees
+	uses     *uses
 	loader   *objects.Loader
 	objects  *objects.Server
 	prefetch *prefetch.Prefetcher
@@ -77,7 +82,20 @@ func New(cfg Config) (_ *FS, err error) {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}
 	}
-	if f.cache, err = cache.Open(filepath.Join(cfg.Root, "cache")); err != nil {
+	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.layers.close())
+		}
+	}()
+	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
+		return nil, err
+	}
+	f.uses = &uses{layers: f.layers, trees: f.trees, log: cfg.Log}
+	cfg.Cache.Dir, cfg.Cache.Layers, cfg.Cache.Log = filepath.Join(cfg.Root, "cache"), f.uses, cfg.Log
+	if f.cache, err = cache.Open(cfg.Cache); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -85,12 +103,6 @@ func New(cfg Config) (_ *FS, err error) {
 			err = errors.Join(err, f.cache.Close())
 		}
 	}()
-	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
-		return nil, err
-	}
-	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
-		return nil, err
-	}
 	if err := f.trees.probe(context.Background()); err != nil {
 		return nil, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
 	}
@@ -106,7 +118,7 @@ func New(cfg Config) (_ *FS, err error) {
 	}
 	// A daemon that was killed left overlays behind whose files point at its
 	// dead mount. Those that are in the cache need not.
-	f.forget()
+	f.uses.Forget(f.cache.Dir())
 	f.prefetch = prefetch.New(cfg.Prefetch, ahead{f.loader, f.cache}, cfg.Log)
 	f.resume()
 	return f, nil
@@ -117,17 +129,13 @@ func New(cfg Config) (_ *FS, err error) {
 func (f *FS) Close() error {
 	f.prefetch.Close()
 	err := f.objects.Close()
-	f.forget()
+	f.uses.Forget(f.cache.Dir())
 	f.trees.drafts.close()
-	return errors.Join(err, f.layers.close(), f.cache.Close())
+	return errors.Join(err, f.cache.Close(), f.layers.close()) // in this order: the cache asks the layers
 }
 
-// forget makes overlays look again for the files that they found in FUSE.
-func (f *FS) forget() {
-	if err := forgetContents(f.cache.Dir()); err != nil {
-		f.cfg.Log.Warn("some open file systems did not forget where their files were", "error", err)
-	}
-}
+// CacheUsage returns what the cache of contents holds.
+func (f *FS) CacheUsage() cache.Usage { return f.cache.Usage() }
 
 // DataDirs returns the directories that hold objects, in the order in which
 // overlayfs is to ask them.
@@ -175,6 +183,7 @@ func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes,
 func (f *FS) Tree(ctx context.Context, run Run) (string, error) {
 	dir, err := f.trees.mount(ctx, run)
 	if err == nil {
+		f.uses.touch(run.CIDs)
 		f.prefetch.Use(run.CIDs)
 	}
 	return dir, err
@@ -192,6 +201,7 @@ func (f *FS) TreeDir(run Run) (string, error) {
 // Retain forgets all layers but those with these CIDs, and unmounts all trees
 // but those at these directories.
 func (f *FS) Retain(cids, treeDirs []string) error {
+	f.uses.touchMounted()
 	f.prefetch.Retain(cids)
 	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/config"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
@@ -145,6 +146,11 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		Open:           opener(from, tables),
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
+		Cache: cache.Options{
+			Budget:   int64(cfg.Cache.Budget),
+			KeepFree: cfg.Cache.KeepFreePercent,
+			Scrub:    time.Duration(cfg.Cache.Scrub),
+		},
 		Prefetch: prefetch.Config{
 			Head:        cfg.Prefetch.Head,
 			Background:  cfg.Prefetch.Background,

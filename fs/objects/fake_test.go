@@ -151,7 +151,7 @@ func newView(t *testing.T, src *source, cfg Config, cacheBytes int64) *view {
 		}
 	}
 	var err error
-	if v.cache, err = cache.Open(filepath.Join(root, "cache")); err != nil {
+	if v.cache, err = cache.Open(cache.Options{Dir: filepath.Join(root, "cache")}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { v.cache.Close() })
