@@ -45,7 +45,6 @@ type Loader struct {
 	known    *lru.Cache[cache.Key, *object]
 	memory   *semaphore.Weighted
 	stats    Stats
-	demand   demand
 
 	mu      sync.Mutex
 	flights map[flightID]*flight
@@ -121,8 +120,6 @@ func (l *Loader) find(k cache.Key) (*object, error) {
 // Load brings the whole object k into the cache. complete is false when it was
 // fetched and could not be kept (the disk is full).
 func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err error) {
-	l.demand.begin()
-	defer l.demand.end()
 	for {
 		obj, err := l.find(k)
 		if err != nil {
@@ -180,8 +177,6 @@ func (l *Loader) ReadAt(ctx context.Context, k cache.Key, dst []byte, off int64)
 		}
 		return n, err
 	}
-	l.demand.begin()
-	defer l.demand.end()
 	for {
 		obj, err := l.find(k)
 		if err != nil {
