@@ -129,6 +129,7 @@ func New(cfg Config) (_ *FS, err error) {
 func (f *FS) Close() error {
 	f.prefetch.Close()
 	err := f.objects.Close()
+	f.loader.Close()
 	f.uses.Forget(f.cache.Dir())
 	f.trees.drafts.close()
 	return errors.Join(err, f.cache.Close(), f.layers.close()) // in this order: the cache asks the layers

@@ -227,8 +227,23 @@ func opener(blocks ipfs.Blocks, dir string) fs.Opener {
 		if err != nil {
 			return nil, fmt.Errorf("CID %q: %w", s, err)
 		}
-		return ipfs.OpenFile(ctx, blocks, dir, c, maxLayerBytes)
+		f, err := ipfs.OpenFile(ctx, blocks, dir, c, maxLayerBytes)
+		if err != nil {
+			return nil, err
+		}
+		return blob{f}, nil
 	}
+}
+
+// blob is a layer's blob. What is read of it in the background is read in bulk.
+type blob struct{ *ipfs.File }
+
+// ReadAt implements [layer.Source].
+func (b blob) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if raised, ok := layer.Background(ctx); ok {
+		return b.File.ReadBulk(ctx, p, off, raised)
+	}
+	return b.File.ReadAt(ctx, p, off)
 }
 
 // maxLayerBytes bounds a layer's blob. The largest that registries take are far

@@ -160,7 +160,10 @@ func newView(t *testing.T, src *source, cfg Config, cacheBytes int64) *view {
 		cfg.Patience = 10 * time.Second
 	}
 	cfg.Log = testLog(t)
-	if v.server, err = Mount(cfg, NewLoader(src, v.cache)); err != nil {
+	loader := NewLoader(src, v.cache)
+	loader.memory.scribble = true
+	t.Cleanup(loader.Close)
+	if v.server, err = Mount(cfg, loader); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
