@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/prefetch"
@@ -21,12 +23,16 @@ import (
 
 // prefetching starts a file system that fetches ahead. stop ends it, and has it
 // keep these layers; it is stopped in any case when the test ends.
-func prefetching(t *testing.T, root string, open fs.Opener, cfg prefetch.Config) (f *fs.FS, stop func(keep ...string)) {
+func prefetching(t *testing.T, root string, open fs.Opener, cfg prefetch.Config, budget ...int64) (f *fs.FS, stop func(keep ...string)) {
 	t.Helper()
 	cfg.Concurrency = 1
+	var kept cache.Options
+	if len(budget) > 0 {
+		kept.Budget = budget[0]
+	}
 	f, err := fs.New(fs.Config{
 		Root: root, Open: open, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
-		Prefetch: cfg, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Prefetch: cfg, Cache: kept, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -48,17 +54,17 @@ const patience = 2 * time.Minute // of tests: what takes longer does not come
 // awaitState waits until a layer's progress is as wanted, and returns it.
 func awaitState(t *testing.T, f *fs.FS, cid string, want func(prefetch.LayerProgress) bool) prefetch.LayerProgress {
 	t.Helper()
-	var last []prefetch.LayerProgress
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		last = f.Progress()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		last := f.Progress()
 		for _, l := range last {
 			if l.CID == cid && l.Counted && want(l) {
 				return l
 			}
 		}
+		if time.Now().After(deadline) {
+			t.Fatalf("layer %s did not get there: %+v", cid, last)
+		}
 	}
-	t.Fatalf("layer %s did not get there: %+v", cid, last)
-	panic("unreachable")
 }
 
 // await receives from ch, if anything comes.
@@ -202,6 +208,28 @@ func TestPrefetchDamaged(t *testing.T) {
 	add(t, f, "one", toc)
 	if l := awaitState(t, f, "one", inState(prefetch.Done)); l.Objects != 1 || l.TotalObjects != 2 {
 		t.Errorf("progress: %+v", l)
+	}
+}
+
+// TestPrefetchNoRoom: what is fetched ahead has nothing evicted, of its own
+// neither, and the rest is read all the same.
+func TestPrefetchNoRoom(t *testing.T) {
+	var s store
+	var files []file
+	for i := range 20 {
+		files = append(files, file{name: fmt.Sprint(i), body: random(byte(i), 90_000)})
+	}
+	s.add(t, "one", files...)
+	f, _ := prefetching(t, t.TempDir(), s.open, prefetch.Config{Background: true}, 1_000_000)
+	add(t, f, "one", "")
+	l := awaitState(t, f, "one", inState(prefetch.Waiting))
+	if u := f.CacheUsage(); l.Reason != "the cache has no room" || l.Objects < 5 || l.Objects > 11 || u.EvictedObjects != 0 || u.Refused != 0 {
+		t.Errorf("progress: %+v, cache: %+v", l, u)
+	}
+	dir, umount := overlay(t, f, "one")
+	defer umount()
+	for _, x := range files {
+		mustRead(t, filepath.Join(dir, x.name), x.body)
 	}
 }
 
