@@ -33,6 +33,7 @@ type store struct {
 	blobs map[string][]byte
 	down  bool
 	bytes int // read so far
+	reads int // of these
 }
 
 var errDown = errors.New("no peer has it")
@@ -55,6 +56,12 @@ func (s *store) read() int {
 	return s.bytes
 }
 
+func (s *store) counts() (reads, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads, s.bytes
+}
+
 func (s *store) unplug(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,6 +82,7 @@ func (b blob) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 		return 0, errDown
 	}
 	b.s.bytes += len(p)
+	b.s.reads++
 	return bytes.NewReader(b.s.blobs[b.cid]).ReadAt(p, off)
 }
 
