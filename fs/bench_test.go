@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"encoding/json"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func BenchmarkFirstMount(b *testing.B) {
 					if err := f.Close(); err != nil {
 						b.Fatal(err)
 					}
-					f = startQuiet(b, root, &s)
+					f = startLogging(b, root, &s, io.Discard, slog.LevelError)
 				}
 				b.StartTimer()
 				begin = time.Now()
@@ -76,30 +77,7 @@ func BenchmarkFirstMount(b *testing.B) {
 // pulled returns a file system that has all of an image's layers.
 func pulled(t testing.TB, root string, s *store, image made) *fs.FS {
 	t.Helper()
-	f := startQuiet(t, root, s)
-	for i, cid := range image.cids {
-		if _, _, err := f.Add(t.Context(), cid, image.tocs[i], fs.Run{CIDs: image.cids[:i]}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f := startLogging(t, root, s, io.Discard, slog.LevelError)
+	image.pull(t, f)
 	return f
-}
-
-func startQuiet(t testing.TB, root string, s *store) *fs.FS {
-	t.Helper()
-	f, err := fs.New(fs.Config{Root: root, Open: s.open, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-func stop(t testing.TB, f *fs.FS) {
-	t.Helper()
-	if err := f.Retain(nil, nil); err != nil {
-		t.Error(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Error(err)
-	}
 }

@@ -68,7 +68,7 @@ func (ds *drafts) put(name string, m *tree.Merge) {
 			return int(ds.byRun[a].put - ds.byRun[b].put)
 		}))
 	}
-	ds.used()
+	ds.putOff()
 }
 
 // remove removes a draft if it is there. ds.mu is held.
@@ -79,15 +79,16 @@ func (ds *drafts) remove(name string) {
 	}
 }
 
-// merged is called after layers were merged that were in no draft.
-func (ds *drafts) merged() {
+// used puts off the end of all drafts, and with it the return of the memory that
+// a merge without a draft took.
+func (ds *drafts) used() {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	ds.used()
+	ds.putOff()
 }
 
-// used puts off the end of all drafts. ds.mu is held.
-func (ds *drafts) used() {
+// putOff is used with ds.mu held.
+func (ds *drafts) putOff() {
 	if ds.idle == nil {
 		ds.idle = time.AfterFunc(ds.life, ds.drop)
 		return

@@ -142,11 +142,17 @@ func random(seed byte, n int) string {
 	return string(b)
 }
 
-func start(t *testing.T, root string, s *store) *fs.FS {
+func start(t testing.TB, root string, s *store) *fs.FS {
+	t.Helper()
+	return startLogging(t, root, s, t.Output(), slog.LevelInfo)
+}
+
+// startLogging is like start; what is logged from a level on is written to log.
+func startLogging(t testing.TB, root string, s *store, log io.Writer, level slog.Level) *fs.FS {
 	t.Helper()
 	f, err := fs.New(fs.Config{
 		Root: root, Open: s.open, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -158,12 +164,16 @@ func start(t *testing.T, root string, s *store) *fs.FS {
 // when the test ends.
 func running(t *testing.T, root string, s *store) *fs.FS {
 	f := start(t, root, s)
-	t.Cleanup(func() {
-		if err := errors.Join(f.Retain(nil, nil), f.Close()); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { stop(t, f) })
 	return f
+}
+
+// stop unmounts all and stops the file system.
+func stop(t testing.TB, f *fs.FS) {
+	t.Helper()
+	if err := errors.Join(f.Retain(nil, nil), f.Close()); err != nil {
+		t.Error(err)
+	}
 }
 
 func add(t *testing.T, f *fs.FS, cid, toc string, on ...string) {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs"
 )
 
 // made is an image of layers that have a table of contents and no contents: for
@@ -19,6 +21,16 @@ type made struct {
 	cids  []string
 	tocs  []string // digests
 	jsons [][]byte // the tables of contents, decompressed
+}
+
+// pull adds the image's layers.
+func (m made) pull(t testing.TB, f *fs.FS) {
+	t.Helper()
+	for i, cid := range m.cids {
+		if _, _, err := f.Add(t.Context(), cid, m.tocs[i], fs.Run{CIDs: m.cids[:i]}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // makeImage puts an image of so many layers, each of about so many names, into

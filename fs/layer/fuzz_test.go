@@ -93,7 +93,7 @@ func checkTOC(t *testing.T, toc *TOC, err error) {
 	}
 	for _, e := range toc.Entries {
 		clean := bytes.Clone([]byte(e.Name))
-		if name, err := cleanName(clean); err != nil || name != e.Name {
+		if name, err := cleanName(clean); err != nil || string(name) != e.Name {
 			t.Fatalf("name %q, clean %q, %v", e.Name, name, err)
 		}
 		if size, ok := objects[e.Key]; (e.Size > 0) != (e.Key != Key{}) || e.Size > 0 && (!ok || size != e.Size) || e.Size < 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -59,10 +60,11 @@ type parser struct {
 	chunks   []Chunk
 	next     int64 // where in the file its next chunk is
 
-	arena    []Chunk // where the chunks of objects are carved from
-	offsets  []int64 // where compressed streams begin, in order of the TOC
-	ends     []int64 // where some of them end, if before the next begins
-	lastTime []byte  // last modtime parsed, and what it means
+	arena    []Chunk         // where the chunks of objects are carved from
+	names    strings.Builder // where names are carved from
+	offsets  []int64         // where compressed streams begin, in order of the TOC
+	ends     []int64         // where some of them end, if before the next begins
+	lastTime []byte          // last modtime parsed, and what it means
 	modTime  time.Time
 }
 
@@ -208,6 +210,19 @@ func (p *parser) finish() error {
 	return nil
 }
 
+// name returns b as a string. Names have their memory in pieces of many, because
+// there are so many of them, and they go together.
+func (p *parser) name(b []byte) string {
+	const piece = 64 << 10
+	if p.names.Cap()-p.names.Len() < len(b) {
+		p.names = strings.Builder{}
+		p.names.Grow(max(piece, len(b)))
+	}
+	begin := p.names.Len()
+	p.names.Write(b)
+	return p.names.String()[begin:]
+}
+
 // parseDigest reads "sha256:" and 64 hexadecimal digits.
 func parseDigest(text []byte) (sum [32]byte, err error) {
 	hexa, ok := bytes.CutPrefix(text, []byte("sha256:"))
@@ -220,7 +235,7 @@ func parseDigest(text []byte) (sum [32]byte, err error) {
 		return sum, fmt.Errorf("%w: malformed digest %q", ErrInvalid, text)
 	}
 	for i := range sum {
-		hi, lo := unhex(hexa[2*i]), unhex(hexa[2*i+1])
+		hi, lo := hexDigits[hexa[2*i]], hexDigits[hexa[2*i+1]]
 		if hi > 15 || lo > 15 {
 			return sum, fmt.Errorf("%w: malformed digest %q", ErrInvalid, text)
 		}
@@ -229,14 +244,14 @@ func parseDigest(text []byte) (sum [32]byte, err error) {
 	return sum, nil
 }
 
-// unhex is the value of a lower-case hexadecimal digit, 255 for anything else.
-func unhex(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	default:
-		return 255
+// hexDigits has the values of lower-case hexadecimal digits, and 255 for anything
+// else.
+var hexDigits = func() (values [256]byte) {
+	for c := range values {
+		values[c] = 255
 	}
-}
+	for v, c := range "0123456789abcdef" {
+		values[c] = byte(v)
+	}
+	return values
+}()

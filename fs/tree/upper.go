@@ -41,6 +41,11 @@ type upper struct {
 	// had an entry, and the directories whose marker was applied.
 	unpacked map[string]bool
 	cleared  map[string]bool
+	// The directory of the last entry, for most entries follow one of the same
+	// directory; nil after a path through symbolic links. It is there still: an
+	// entry only removes what is in its own directory.
+	last     *inode
+	lastPath string
 }
 
 // apply applies one more layer.
@@ -88,15 +93,7 @@ func hasOpaque(entries []layer.Entry) bool {
 
 // entry applies one entry.
 func (u *upper) entry(e *layer.Entry) error {
-	if err := checkName(e.Name); err != nil {
-		return err
-	}
-	dirPath, base := split(e.Name)
-	dirPath, err := u.resolve(u.root, dirPath)
-	if err != nil {
-		return err
-	}
-	parent, err := u.makeParents(dirPath)
+	parent, dirPath, base, err := u.place(e.Name)
 	if err != nil {
 		return err
 	}
@@ -124,6 +121,30 @@ func (u *upper) entry(e *layer.Entry) error {
 	}
 	children[base] = in
 	return in.setAttributes(e)
+}
+
+// place returns the directory in which an entry of this name is to be, made if it
+// is missing, its path, and the entry's name in it.
+func (u *upper) place(name string) (parent *inode, dirPath, base string, err error) {
+	dirPath, base = split(name)
+	if u.last != nil && dirPath == u.lastPath {
+		return u.last, dirPath, base, checkName(base)
+	}
+	u.last = nil
+	if err := checkName(name); err != nil {
+		return nil, "", "", err
+	}
+	resolved, err := u.resolve(u.root, dirPath)
+	if err != nil {
+		return nil, "", "", err
+	}
+	if parent, err = u.makeParents(resolved); err != nil {
+		return nil, "", "", err
+	}
+	if resolved == dirPath {
+		u.last, u.lastPath = parent, dirPath
+	}
+	return parent, resolved, base, nil
 }
 
 // create makes the inode of an entry that is no hard link.
