@@ -76,7 +76,9 @@ func (c *Cache) evict(ctx context.Context) (enough bool) {
 	if e.lingers && c.opts.Layers != nil {
 		c.opts.Layers.Forget(c.Dir())
 	}
-	c.log.Info("objects were evicted, those first whose images were not used for longest", "objects", e.files, "bytes", e.bytes, "enough", e.need <= 0)
+	if e.files > 0 {
+		c.log.Info("objects were evicted, those first whose images were not used for longest", "objects", e.files, "bytes", e.bytes)
+	}
 	return e.need <= 0
 }
 

@@ -35,5 +35,5 @@ func stampFile(path string, k Key) (st unix.Stat_t, err error) {
 // genuine reports whether a file is as it was when it became the object k, as
 // far as that can be told from outside.
 func genuine(k Key, st *unix.Stat_t) bool {
-	return st.Mode&unix.S_IFMT == unix.S_IFREG && int64(st.Mtim.Sec) == stamp(k, st.Size) && st.Mtim.Nsec == 0
+	return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mtim == unix.NsecToTimespec(stamp(k, st.Size)*int64(time.Second))
 }
