@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
@@ -34,6 +35,7 @@ type store struct {
 	blobs map[string][]byte
 	down  bool
 	bytes int // read so far
+	reads int // of these
 }
 
 var errDown = errors.New("no peer has it")
@@ -56,6 +58,12 @@ func (s *store) read() int {
 	return s.bytes
 }
 
+func (s *store) counts() (reads, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads, s.bytes
+}
+
 func (s *store) unplug(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,6 +84,7 @@ func (b blob) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 		return 0, errDown
 	}
 	b.s.bytes += len(p)
+	b.s.reads++
 	return bytes.NewReader(b.s.blobs[b.cid]).ReadAt(p, off)
 }
 
@@ -83,6 +92,7 @@ type file struct {
 	name, body string
 	link       string
 	dir        bool
+	first      bool // before the landmark
 }
 
 // add makes an eStargz layer and returns the digest of its TOC.
@@ -90,7 +100,11 @@ func (s *store) add(t *testing.T, cid string, files ...file) string {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
+	var first []string
 	for _, f := range files {
+		if f.first {
+			first = append(first, f.name)
+		}
 		h := &tar.Header{Name: f.name, Mode: 0o755, Size: int64(len(f.body)), Typeflag: tar.TypeReg, ModTime: time.Unix(1e9, 0)}
 		switch {
 		case f.dir:
@@ -108,7 +122,7 @@ func (s *store) add(t *testing.T, cid string, files ...file) string {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000))
+	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000), estargz.WithPrioritizedFiles(first))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,4 +225,13 @@ func mountsBelow(t *testing.T, below string) (n int) {
 		}
 	}
 	return n
+}
+
+func cacheUsage(t *testing.T, f *fs.FS) cache.Usage {
+	t.Helper()
+	s, err := f.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Cache
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // BenchmarkIdleMemory pulls and mounts 20 images of 100,000 names. anon-MB is the
@@ -20,8 +21,8 @@ import (
 func BenchmarkIdleMemory(b *testing.B) {
 	for b.Loop() {
 		root, blobs := b.TempDir(), b.TempDir()
-		f, err := fs.New(fs.Config{
-			Root: root, Log: slog.New(slog.DiscardHandler),
+		f, err := fs.New(b.Context(), fs.Config{
+			Root: root, Mode: mounts.ModeAuto, Log: slog.New(slog.DiscardHandler),
 			Open: func(_ context.Context, cid string) (layer.Source, error) {
 				return onDisk(filepath.Join(blobs, cid)), nil
 			},

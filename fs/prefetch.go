@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
@@ -24,27 +21,16 @@ var (
 // rest, sorted by CID.
 func (f *FS) Progress() []prefetch.LayerProgress { return f.prefetch.Progress() }
 
-// resume has the prefetcher go on with the layers that were here at the start.
-// The order in which they were added is that of their files' times.
+// resume has the prefetcher go on with the layers that were here at the start,
+// the last used first.
 func (f *FS) resume() {
-	added := map[string]time.Time{}
-	f.layers.mu.RLock()
-	all := slices.Clone(f.layers.list)
-	f.layers.mu.RUnlock()
-	for _, l := range all {
-		// Without a time it goes last.
-		if st, err := os.Stat(filepath.Join(f.layers.dir, l.meta.CID, metaFile)); err == nil {
-			added[l.meta.CID] = st.ModTime()
-		}
-	}
-	slices.SortStableFunc(all, func(a, b *lazyLayer) int { return added[a.meta.CID].Compare(added[b.meta.CID]) })
-	for _, l := range all {
-		f.prefetch.Add(prefetched{l})
+	for _, l := range f.uses.ByUse() {
+		f.prefetch.Add(prefetched{l.(usedLayer).l})
 	}
 }
 
-// prefetched is a layer as package prefetch sees it. Of a layer that is gone it
-// has nothing.
+// prefetched is a layer as package prefetch sees it. A layer that is being
+// closed has nothing any more.
 type prefetched struct{ *lazyLayer }
 
 // CID implements [prefetch.Layer].
@@ -52,7 +38,7 @@ func (l prefetched) CID() string { return l.meta.CID }
 
 // Total implements [prefetch.Layer].
 func (l prefetched) Total() (objects int, bytes int64) {
-	if !l.hold() {
+	if !l.tryHold() {
 		return 0, 0
 	}
 	defer l.users.RUnlock()
@@ -61,7 +47,7 @@ func (l prefetched) Total() (objects int, bytes int64) {
 
 // Order implements [prefetch.Layer].
 func (l prefetched) Order(head bool) (order []int32) {
-	if !l.hold() {
+	if !l.tryHold() {
 		return nil
 	}
 	defer l.users.RUnlock()
@@ -77,7 +63,7 @@ func (l prefetched) Order(head bool) (order []int32) {
 
 // Object implements [prefetch.Layer].
 func (l prefetched) Object(number int32) (o prefetch.Object, ok bool) {
-	if !l.hold() {
+	if !l.tryHold() {
 		return o, false
 	}
 	defer l.users.RUnlock()

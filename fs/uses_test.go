@@ -13,23 +13,24 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // withBudget starts a file system whose cache has to evict so many of the bytes
 // that it holds, and waits until it has.
 func withBudget(t *testing.T, root string, s *store, held, evict int64) *fs.FS {
 	t.Helper()
-	f, err := fs.New(fs.Config{
-		Root: root, Open: s.open, SmallObject: 1 << 20, LookupPatience: time.Minute,
+	f, err := fs.New(t.Context(), fs.Config{
+		Root: root, Open: s.open, Mode: mounts.ModeAuto, SmallObject: 1 << 20, LookupPatience: time.Minute,
 		Cache: cache.Options{Budget: (held - evict) * 20 / 19},
 		Log:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(2 * time.Minute); f.CacheUsage().EvictedBytes < evict; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); cacheUsage(t, f).EvictedBytes < evict; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("nothing gives way: %+v", f.CacheUsage())
+			t.Fatalf("nothing gives way: %+v", cacheUsage(t, f))
 		}
 	}
 	return f
@@ -90,7 +91,7 @@ func TestUses(t *testing.T) {
 	unmountOthers(f)
 	read(f, "b", "1", "2")
 	unmountOthers(f)
-	held := f.CacheUsage().Bytes
+	held := cacheUsage(t, f).Bytes
 	if held != 7*size {
 		t.Fatalf("%d bytes are held, not those of 7 files", held)
 	}
@@ -121,9 +122,9 @@ func TestUses(t *testing.T) {
 	held -= 2 * size
 	f = withBudget(t, root, &s, held, 2*size)
 	kept("a/2")
-	for end := time.Now().Add(time.Minute); f.CacheUsage().Lingering > 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); cacheUsage(t, f).Lingering > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d bytes of what was evicted linger", f.CacheUsage().Lingering)
+			t.Fatalf("%d bytes of what was evicted linger", cacheUsage(t, f).Lingering)
 		}
 	}
 	if got, err := io.ReadAll(open); err != nil || string(got) != bodies["a/2"] {

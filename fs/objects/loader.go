@@ -3,6 +3,7 @@ package objects
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -99,7 +100,7 @@ func (l *Loader) Quiet(ctx context.Context, long time.Duration) error {
 func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err error) {
 	l.gate.begin()
 	defer l.gate.end()
-	return l.load(ctx, k, demand)
+	return l.load(ctx, k, demand, 0, math.MaxInt)
 }
 
 // Prefetch is [Loader.Load] for an object that nobody waits for. It stands back
@@ -107,36 +108,27 @@ func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err erro
 // on their way are marked with [layer.WithBackground]. What somebody comes to
 // wait for meanwhile is not fetched again but raised.
 func (l *Loader) Prefetch(ctx context.Context, k cache.Key) (complete bool, err error) {
-	return l.load(ctx, k, background)
+	return l.load(ctx, k, background, 0, math.MaxInt)
 }
 
-// PrefetchChunk is [Loader.Prefetch] of one chunk. kept is false when it was
-// fetched and could not be kept.
+// PrefetchChunk is [Loader.Prefetch] for one chunk of an object, for who counts
+// what is on its way. kept is false when the chunk was fetched and could not be
+// kept.
 func (l *Loader) PrefetchChunk(ctx context.Context, k cache.Key, i int) (kept bool, err error) {
+	complete, err := l.load(ctx, k, background, i, i+1)
+	if complete || err != nil {
+		return complete, err
+	}
 	err = l.with(k, func(o *object) error {
-		complete, err := o.open(l.cache)
-		l.noteCacheError(err)
-		if kept = complete || o.has(i); kept {
-			return nil
-		}
-		f, err := l.board(ctx, o, i, background, true)
-		if err != nil {
-			return err
-		}
-		defer l.leave(f)
-		if err := l.landed(ctx, f); err != nil {
-			return err
-		}
-		if err := await(ctx, f.stored); err != nil {
-			return err
-		}
 		kept = o.has(i)
 		return nil
 	})
 	return kept, err
 }
 
-func (l *Loader) load(ctx context.Context, k cache.Key, why purpose) (complete bool, err error) {
+// load brings chunks first to below end into the cache. complete tells that the
+// object is.
+func (l *Loader) load(ctx context.Context, k cache.Key, why purpose, first, end int) (complete bool, err error) {
 	err = l.with(k, func(o *object) error {
 		complete, err := o.open(l.cache)
 		l.noteCacheError(err)
@@ -148,15 +140,15 @@ func (l *Loader) load(ctx context.Context, k cache.Key, why purpose) (complete b
 			l.objects.forget(o)
 			return errStale
 		}
-		return l.loadChunks(ctx, o, why)
+		return l.loadChunks(ctx, o, why, first, min(end, len(o.Chunks)))
 	})
 	return err == nil && l.cache.Has(k), err
 }
 
-func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose) error {
-	w := window{l: l, o: o, why: why, end: len(o.Chunks)}
+func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose, first, end int) error {
+	w := window{l: l, o: o, why: why, next: first, end: end}
 	defer w.leave()
-	for i := range o.Chunks {
+	for i := first; i < end; i++ {
 		if err := w.fill(ctx, i); err != nil {
 			return err
 		}

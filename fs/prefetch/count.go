@@ -116,23 +116,28 @@ func (p *Prefetcher) uncounted() (next *work) {
 	return next
 }
 
-// Counting asks the cache for countBatch objects, a few milliseconds' work,
-// and then pauses: an image's start is not to notice it.
+// Counting asks the cache for countBatch objects and then pauses for countPause
+// times as long: an image's start is not to notice it.
 const (
-	countBatch = 1000
-	countPause = 20 * time.Millisecond
+	countBatch = 200
+	countPause = 4
 )
 
 // countOne reports false when ctx ended before the layer was counted.
 func (p *Prefetcher) countOne(ctx context.Context, w *work) bool {
+	began := time.Now()
 	for n := range w.tally.total {
 		o, ok := w.layer.Object(int32(n))
 		if !ok || w.ctx.Err() != nil {
 			break // it is gone, or about to be
 		}
 		w.tally.look(int32(n), o, p.objects)
-		if n%countBatch == countBatch-1 && !sleep(ctx, time.Now().Add(countPause)) {
-			return false
+		if n%countBatch == countBatch-1 {
+			now := time.Now()
+			if !sleep(ctx, now.Add(countPause*now.Sub(began))) {
+				return false
+			}
+			began = time.Now()
 		}
 	}
 	w.tally.ended()

@@ -3,7 +3,6 @@ package prefetch_test
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -184,40 +183,38 @@ func TestAnything(t *testing.T) {
 		layers, made = append(layers, l), append(made, l)
 	}
 	s := newStore(made...)
-	s.takes = 10 * time.Microsecond
+	s.takes = 10 * time.Millisecond
 	s.fails = func(string) error {
 		return []error{nil, nil, nil, errDown, prefetch.ErrBroken}[rand.N(5)]
 	}
-	s.keeps = func(string) bool { return rand.N(50) > 0 }
+	s.keeps = func(string) bool { return rand.N(500) > 0 }
 	cfg := all
-	cfg.Concurrency, cfg.Quiet = 4, time.Microsecond
-	p := prefetch.New(cfg, s, slog.New(slog.DiscardHandler))
-	var wg sync.WaitGroup
-	for _, do := range []func(){
-		func() { p.Add(layers[rand.N(len(layers))], layers[rand.N(len(layers))]) },
-		func() { p.Use([]string{fmt.Sprint("l", rand.N(8))}) },
-		func() { p.Retain([]string{"l1", "l2", "l3", fmt.Sprint("l", rand.N(8))}) },
-		func() { p.Progress() },
-		func() { s.read(+1); s.read(-1) },
-		func() { s.evict("x") },
-		func() { s.setRoom(rand.N[int64](2) << 40) },
-	} {
-		wg.Go(func() {
-			for range 200 {
-				do()
-			}
-		})
-	}
-	wg.Go(func() {
-		for len(s.times()) < 20 {
-			s.setRoom(1 << 40)
-			p.Add(layers...)
-			time.Sleep(time.Millisecond)
+	cfg.Concurrency, cfg.Quiet = 4, time.Millisecond
+	in(t, cfg, s, func(p *prefetch.Prefetcher, _ *log) {
+		var wg sync.WaitGroup
+		for _, do := range []func(){
+			func() { p.Add(layers[rand.N(len(layers))], layers[rand.N(len(layers))]) },
+			func() { p.Use([]string{fmt.Sprint("l", rand.N(8))}) },
+			func() { p.Retain([]string{"l1", "l2", "l3", fmt.Sprint("l", rand.N(8))}) },
+			func() { p.Progress() },
+			func() { s.read(+1); s.read(-1) },
+			func() { s.evict("x") },
+			func() { s.setRoom(min(rand.N[int64](20), 1) << 40) },
+		} {
+			wg.Go(func() {
+				for range 500 {
+					do()
+					time.Sleep(rand.N(time.Second))
+				}
+			})
 		}
-		p.Close()
+		wg.Go(func() {
+			time.Sleep(200 * time.Second)
+			p.Close()
+		})
+		wg.Wait()
+		if s.active != 0 || len(s.times()) < 20 {
+			t.Errorf("%d chunks are under way after Close, of %d", s.active, len(s.times()))
+		}
 	})
-	wg.Wait()
-	if s.active != 0 {
-		t.Errorf("%d chunks are under way after Close", s.active)
-	}
 }

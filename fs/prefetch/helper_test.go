@@ -267,7 +267,7 @@ func (l *log) lines(what string) (n int) {
 // in runs fn with a prefetcher over s, in a time of its own.
 func in(t *testing.T, cfg prefetch.Config, s *store, fn func(p *prefetch.Prefetcher, l *log)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	synctest.Test(t, func(*testing.T) {
 		s.left = make(chan struct{}) // of this time
 		l := new(log)
 		p := prefetch.New(cfg, s, slog.New(slog.NewTextHandler(l, nil)))
