@@ -273,7 +273,8 @@ func TestErrors(t *testing.T) {
 	go func() {
 		runtime.LockOSThread()
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		if err := unix.Capset(&header, &[2]unix.CapUserData{}[0]); err != nil {
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
 			refusal <- err
 			return
 		}
