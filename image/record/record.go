@@ -100,7 +100,14 @@ func (r *Recorder) Stop() (Recording, error) {
 	if err := r.halt(); err != nil {
 		return Recording{}, err
 	}
-	// What was opened is in the queue before open returns.
+	var flushed error
+	err := r.control(func(events int) {
+		flushed = unix.FanotifyMark(events, unix.FAN_MARK_FLUSH|unix.FAN_MARK_FILESYSTEM, 0, int(r.root.Fd()), ".")
+	})
+	if err := errors.Join(err, flushed); err != nil {
+		return Recording{}, fmt.Errorf("end watching what is opened in %s: %w", r.root.Name(), err)
+	}
+	// What was opened was in the queue before open returned, and no more comes.
 	buf := newBuffer()
 	for {
 		var n int
