@@ -107,6 +107,7 @@ func TestOptimize(t *testing.T) {
 		t.Errorf("%s was not read, but is in front", all[i])
 	}
 
+	before := p.received()
 	p.must(p.b.Pull(t.Context(), cid))
 	if logged(t, p.b, "cannot be lazy") {
 		t.Error("not all of it is lazy")
@@ -115,6 +116,7 @@ func TestOptimize(t *testing.T) {
 	if err != nil || strings.TrimSpace(out) != "[1]" {
 		t.Errorf("the container printed %q, %v", out, err)
 	}
+	t.Logf("%d bytes received until the container had ended", p.received()-before)
 	compareTrees(t, scanImage(t, p.a, "overlayfs", im.Name), scanImage(t, p.b, lazy, cid))
 }
 
