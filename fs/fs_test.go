@@ -22,8 +22,10 @@ import (
 
 // TestLife goes through a layer's whole life, with the network taken away and
 // the daemon stopped at the worst times.
-func TestLife(t *testing.T) {
-	var s store
+func TestLife(t *testing.T) { inModes(t, life) }
+
+func life(t *testing.T, mode string) {
+	s := store{mode: mode}
 	small, big, other := random(1, 5000), random(2, 2_500_000), random(3, 9000)
 	toc1 := s.add(t, "one", file{name: "d/", dir: true}, file{name: "d/small", body: small}, file{name: "d/big", body: big}, file{name: "gone", body: "x"})
 	toc2 := s.add(t, "two", file{name: ".wh.gone"}, file{name: "d/other", body: other}, file{name: "d/unread", body: random(4, 2_000_000)})
@@ -68,13 +70,16 @@ func TestLife(t *testing.T) {
 	}
 
 	// The daemon is stopped: what was read is read still, in overlays that
-	// were mounted before, also what was opened through FUSE.
+	// were mounted before, also what was opened through FUSE. In mode fuse
+	// nobody serves it.
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustRead(t, dir+"/d/small", small)
-	mustRead(t, dir+"/d/big", big)
-	mustRead(t, again+"/d/other", other)
+	if mode == mounts.ModeKernel {
+		mustRead(t, dir+"/d/small", small)
+		mustRead(t, dir+"/d/big", big)
+		mustRead(t, again+"/d/other", other)
+	}
 
 	// It is started again, with no network: the layers are there, and a new
 	// container reads what was read, fetching nothing.
@@ -119,8 +124,10 @@ func TestLife(t *testing.T) {
 
 // TestTreeOverNormal mounts two runs of lazy layers with normal ones below and
 // between, as a container has them.
-func TestTreeOverNormal(t *testing.T) {
-	var s store
+func TestTreeOverNormal(t *testing.T) { inModes(t, treeOverNormal) }
+
+func treeOverNormal(t *testing.T, mode string) {
+	s := store{mode: mode}
 	s.add(t, "one", file{name: "a/", dir: true}, file{name: "a/.wh.gone"}, file{name: "a/.wh.never"}, file{name: "b/", dir: true}, file{name: "b/.wh.never"})
 	s.add(t, "two", file{name: "a/", dir: true}, file{name: "a/.wh.file"}, file{name: "b/", dir: true}, file{name: "b/.wh.file"}, file{name: "c/", dir: true}, file{name: "c/.wh.never"})
 	root := t.TempDir()
@@ -209,8 +216,10 @@ func list(t *testing.T, dir string) (names []string) {
 
 // TestRefused checks that a layer that cannot be lazy says why, and leaves
 // nothing behind that would be in the way of the right one.
-func TestRefused(t *testing.T) {
-	var s store
+func TestRefused(t *testing.T) { inModes(t, refused) }
+
+func refused(t *testing.T, mode string) {
+	s := store{mode: mode}
 	toc := s.add(t, "good", file{name: "a", body: "a"})
 	s.add(t, "other", file{name: "b", body: "b"})
 	s.add(t, "dangling", file{name: "c", link: "nowhere"})
@@ -248,13 +257,15 @@ func TestRefused(t *testing.T) {
 
 // TestCancelled checks that a pull that is called off fails no other pull of
 // the same layer.
-func TestCancelled(t *testing.T) {
-	var s store
+func TestCancelled(t *testing.T) { inModes(t, cancelled) }
+
+func cancelled(t *testing.T, mode string) {
+	s := store{mode: mode}
 	toc := s.add(t, "one", file{name: "a", body: "a"})
 	gate, waiting := make(chan struct{}), make(chan struct{}, 8)
 	root := t.TempDir()
 	f, err := fs.New(t.Context(), fs.Config{
-		Root: root, Mode: mounts.ModeAuto,
+		Root: root, Mode: mode,
 		Open: func(ctx context.Context, cid string) (layer.Source, error) {
 			waiting <- struct{}{}
 			select {
@@ -294,8 +305,10 @@ func TestCancelled(t *testing.T) {
 
 // TestDamagedState checks that what was damaged while the daemon was down is
 // told of and gone, and blocks nothing else.
-func TestDamagedState(t *testing.T) {
-	var s store
+func TestDamagedState(t *testing.T) { inModes(t, damagedState) }
+
+func damagedState(t *testing.T, mode string) {
+	s := store{mode: mode}
 	tocs := map[string]string{}
 	root := t.TempDir()
 	f := start(t, root, &s)
@@ -371,8 +384,10 @@ func TestStaleFUSE(t *testing.T) {
 
 // TestDamagedLayer checks that a layer whose bytes are not what its table of
 // contents says spoils nothing for another that has the same file.
-func TestDamagedLayer(t *testing.T) {
-	var s store
+func TestDamagedLayer(t *testing.T) { inModes(t, damagedLayer) }
+
+func damagedLayer(t *testing.T, mode string) {
+	s := store{mode: mode}
 	body := random(9, 50_000)
 	toc := s.add(t, "honest", file{name: "a", body: body})
 	damaged := bytes.Clone(s.blobs["honest"])

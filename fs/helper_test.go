@@ -3,6 +3,7 @@ package fs_test
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // store holds layers' blobs by name, and can be unplugged.
 type store struct {
+	mode string // in which file systems that read from it are started; empty: auto
+
 	mu    sync.Mutex
 	blobs map[string][]byte
 	down  bool
@@ -144,6 +147,13 @@ func random(seed byte, n int) string {
 	return string(b)
 }
 
+// inModes runs a test in both modes.
+func inModes(t *testing.T, test func(t *testing.T, mode string)) {
+	for _, mode := range []string{mounts.ModeKernel, mounts.ModeFUSE} {
+		t.Run(mode, func(t *testing.T) { test(t, mode) })
+	}
+}
+
 func start(t testing.TB, root string, s *store) *fs.FS {
 	t.Helper()
 	return startLogging(t, root, s, t.Output(), slog.LevelInfo)
@@ -153,7 +163,7 @@ func start(t testing.TB, root string, s *store) *fs.FS {
 func startLogging(t testing.TB, root string, s *store, log io.Writer, level slog.Level) *fs.FS {
 	t.Helper()
 	f, err := fs.New(t.Context(), fs.Config{
-		Root: root, Open: s.open, Mode: mounts.ModeAuto, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
+		Root: root, Open: s.open, Mode: cmp.Or(s.mode, mounts.ModeAuto), SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

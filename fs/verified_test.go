@@ -27,8 +27,8 @@ type treeBed struct {
 	names []string
 }
 
-func newTreeBed(t *testing.T) *treeBed {
-	b := &treeBed{root: t.TempDir()}
+func newTreeBed(t *testing.T, mode string) *treeBed {
+	b := &treeBed{root: t.TempDir(), s: store{mode: mode}}
 	image := b.s.makeImage(t, "image", 3, 200)
 	b.cids = image.cids
 	b.start(t)
@@ -90,9 +90,11 @@ func overwrite(t *testing.T, path string, b []byte) {
 
 // TestDamagedTree damages a tree's image in every way, under the process that
 // verified it and under the next one.
-func TestDamagedTree(t *testing.T) {
-	b := newTreeBed(t)
-	other := newTreeBed(t)
+func TestDamagedTree(t *testing.T) { inModes(t, damagedTree) }
+
+func damagedTree(t *testing.T, mode string) {
+	b := newTreeBed(t, mode)
+	other := newTreeBed(t, mode)
 	other.s.add(t, "other", file{name: "other", body: "x"})
 	add(t, other.f, "other", "")
 	otherImage, _ := mountTree(t, other.f, []string{"other"})
