@@ -255,7 +255,11 @@ func TestForeignPanic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(elsewhere)
+	t.Cleanup(func() {
+		if err := unix.Munmap(elsewhere); err != nil {
+			t.Error(err)
+		}
+	})
 	var fault byte
 	for name, bug := range map[string]func(){
 		"nil":   func() { *(*byte)(nil) = 1 },

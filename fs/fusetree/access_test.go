@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,7 +73,7 @@ func TestPrograms(t *testing.T) {
 func TestKilledReader(t *testing.T) {
 	for name, cfg := range map[string]Config{"in its read": passthrough(), "in its open": {Passthrough: 10, SmallSize: 1 << 20}} {
 		t.Run(name, func(t *testing.T) {
-			m := newMount(t, []file{reg("file", random(1, 100_000))}, cfg)
+			m := newMount(t, []file{reg("file", random(1, 200_000))}, cfg)
 			open := m.store.shut()
 			defer open()
 			cmd := command(t, 0, "/bin/cat", m.path("file"))
@@ -89,7 +90,7 @@ func TestKilledReader(t *testing.T) {
 			}
 			// Nobody else is harmed.
 			open()
-			mustRead(t, m.path("file"), m.store.data[cacheKey(random(1, 100_000))])
+			mustRead(t, m.path("file"), m.store.data[cacheKey(random(1, 200_000))])
 		})
 	}
 }
@@ -97,10 +98,10 @@ func TestKilledReader(t *testing.T) {
 // TestCloseWhileReading closes the server under readers that wait for contents,
 // with an overlay over it.
 func TestCloseWhileReading(t *testing.T) {
-	m := newMount(t, []file{reg("file", random(1, 100_000)), reg("other", random(2, 100_000))}, Config{Passthrough: 10, SmallSize: 1 << 20})
+	m := newMount(t, []file{reg("file", random(1, 200_000)), reg("other", random(2, 200_000))}, Config{Passthrough: 10, SmallSize: 1 << 20})
 	over := m.overlay(t, m.cfg.Dir)
 	defer m.store.shut()()
-	errs := make(chan error)
+	errs := make(chan error, 2)
 	for _, path := range []string{m.path("file"), filepath.Join(over, "other")} {
 		go func() {
 			_, err := os.ReadFile(path)
@@ -110,8 +111,13 @@ func TestCloseWhileReading(t *testing.T) {
 	eventually(t, "the readers", func() bool { return m.store.loads.Load() == 2 })
 	m.close(t)
 	for range 2 {
-		if err := <-errs; err == nil {
-			t.Error("read what never came")
+		select {
+		case err := <-errs:
+			if err == nil {
+				t.Error("read what never came")
+			}
+		case <-time.After(long):
+			t.Fatal("a reader waits on")
 		}
 	}
 	if _, err := os.ReadFile(filepath.Join(over, "file")); err == nil {

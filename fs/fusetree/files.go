@@ -17,22 +17,20 @@ import (
 
 // leastBacked is from which size in bytes on a file is given to the kernel to read
 // by itself. A smaller one takes a single read request, once: its pages stay, and
-// opening it costs no call to the kernel.
-const leastBacked = 64 << 10
+// opening it takes half the time.
+const leastBacked = 128 << 10
 
-// File handles: whether package backing has to be told of a release.
-const (
-	handlePlain = 0
-	handleKnown = 1
-)
+// handleKnown is the file handle of a file whose release package backing has to be
+// told of. All others are 0.
+const handleKnown = 1
 
-// object returns a file's key; false for one without contents.
-func (s *Server) object(h *fuse.InHeader, in *erofs.Inode) (key cache.Key, ok bool, err error) {
-	if err := s.inode(h, in); err != nil {
-		return key, false, err
+// key returns the key of a file with contents.
+func (s *Server) key(in *erofs.Inode) (cache.Key, error) {
+	key, ok, err := s.image.Key(in)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: file %d has no object", erofs.ErrDamaged, in.Nid)
 	}
-	key, ok, err = s.image.Key(in)
-	return key, ok, err
+	return key, err
 }
 
 // Open decides who reads the file. What is read of it stays true, so the page
@@ -48,23 +46,31 @@ func (s *Server) Open(cancel <-chan struct{}, h *fuse.OpenIn, out *fuse.OpenOut)
 	defer func() { s.stats.Opens.Observe(time.Since(start)) }()
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	var in erofs.Inode
-	key, ok, err := s.object(&h.InHeader, &in)
+	if err := s.inode(&h.InHeader, &in); err != nil {
+		return s.failed("open", err)
+	}
+	if in.Size < leastBacked {
+		return fuse.OK
+	}
+	key, err := s.key(&in)
 	if err != nil {
 		return s.failed("open", err)
 	}
-	if !ok || in.Size < leastBacked {
-		return fuse.OK
-	}
-	if int64(in.Size) <= s.cfg.SmallSize {
+	f, err := s.openObject(key, in.Size)
+	if err != nil && int64(in.Size) <= s.cfg.SmallSize {
 		if status := s.load(cancel, &h.InHeader, key); !status.Ok() {
 			return status
 		}
+		f, err = s.openObject(key, in.Size)
 	}
 	out.Fh = handleKnown
-	if id, ok := s.pool.Acquire(in.Nid, func() (*os.File, error) { return s.openObject(key, in.Size) }); ok {
+	if id, ok := s.pool.Acquire(in.Nid, func() (*os.File, error) { return f, err }); ok {
 		s.stats.Passthrough.Add(1)
 		out.OpenFlags = fuse.FOPEN_PASSTHROUGH
 		out.BackingID = id
+	}
+	if f != nil {
+		_ = f.Close() // the pool does it, if it takes it
 	}
 	return fuse.OK
 }
@@ -117,9 +123,10 @@ func (s *Server) Read(cancel <-chan struct{}, h *fuse.ReadIn, buf []byte) (fuse.
 	start := time.Now()
 	defer func() { s.stats.Reads.Observe(time.Since(start)) }()
 	var in erofs.Inode
-	key, ok, err := s.object(&h.InHeader, &in)
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: file %d has no object", erofs.ErrDamaged, in.Nid)
+	var key cache.Key
+	err := s.inode(&h.InHeader, &in)
+	if err == nil {
+		key, err = s.key(&in)
 	}
 	if err != nil {
 		return nil, s.failed("read", err)

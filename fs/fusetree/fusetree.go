@@ -22,16 +22,19 @@ package fusetree
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/backing"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/readahead"
 )
 
 const (
@@ -111,17 +114,35 @@ func Mount(cfg Config) (*Server, error) {
 	if s.fuse, err = fuse.NewServer(s, cfg.Dir, s.options()); err != nil {
 		return nil, fmt.Errorf("mount FUSE at %s (is /dev/fuse there, and the kernel's fuse module?): %w", cfg.Dir, err)
 	}
-	if cfg.Passthrough > 0 && s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0 {
-		s.pool = backing.New(s.fuse, cfg.Passthrough, cfg.Log)
-	}
+	s.pool = s.newPool()
 	go func() {
 		defer close(s.served)
 		s.fuse.Serve()
 	}()
 	if err := s.fuse.WaitMount(); err != nil {
-		return nil, fmt.Errorf("mount FUSE at %s: %w", cfg.Dir, err)
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", cfg.Dir, err), s.Close())
+	}
+	if err := readahead.Set(cfg.Dir, requestSize); err != nil {
+		cfg.Log.Debug("the kernel reads ahead by its own measure", "tree", cfg.Dir, "error", err)
 	}
 	return s, nil
+}
+
+// newPool returns the pool of backing files, nil if this kernel cannot have any of
+// this cache: it is tried with a file that nobody sees.
+func (s *Server) newPool() *backing.Pool {
+	if s.cfg.Passthrough <= 0 || s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+		return nil
+	}
+	pool := backing.New(s.fuse, s.cfg.Passthrough, s.cfg.Log)
+	const nobody = 0 // no node's number
+	defer pool.Release(nobody)
+	if _, ok := pool.Acquire(nobody, func() (*os.File, error) {
+		return os.OpenFile(s.cfg.Cache, unix.O_TMPFILE|os.O_RDWR, 0o600)
+	}); !ok {
+		return nil
+	}
+	return pool
 }
 
 func (s *Server) options() *fuse.MountOptions {

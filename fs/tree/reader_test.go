@@ -120,9 +120,12 @@ func kernelNode(t testing.TB, path string) string {
 			t.Error(err)
 		}
 	}
-	buf, value := make([]byte, 128<<10), make([]byte, 64<<10)
-	n, err := unix.Llistxattr(path, buf)
+	n, err := unix.Llistxattr(path, nil)
 	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, n+1) // one more: for none there would be no list
+	if n, err = unix.Llistxattr(path, buf); err != nil {
 		t.Fatal(err)
 	}
 	var xattrs []string
@@ -130,9 +133,13 @@ func kernelNode(t testing.TB, path string) string {
 		if name == "" {
 			continue
 		}
-		n, err := unix.Lgetxattr(path, name, value)
+		n, err := unix.Lgetxattr(path, name, nil)
+		value := make([]byte, n+1)
+		if err == nil {
+			n, err = unix.Lgetxattr(path, name, value)
+		}
 		if err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 		xattrs = append(xattrs, fmt.Sprintf("%s=%x", name, value[:n]))
 	}
