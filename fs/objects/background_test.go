@@ -213,7 +213,7 @@ func TestReadAheadNarrows(t *testing.T) {
 		window := func() int64 { return o.streams[0].window }
 		for i := range int64(40) {
 			time.Sleep(time.Millisecond)
-			o.follow(i*100_000, (i+1)*100_000)
+			o.follow(i*100_000, (i+1)*100_000, true)
 		}
 		wide := window()
 		if wide < 1<<20 {

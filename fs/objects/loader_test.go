@@ -23,7 +23,6 @@ func newLoader(t testing.TB, src *source) *Loader {
 		t.Fatal(err)
 	}
 	l := NewLoader(src, c)
-	l.memory.scribble = true
 	t.Cleanup(func() {
 		l.Close()
 		if err := c.Close(); err != nil {
@@ -239,7 +238,7 @@ func TestDamagedCache(t *testing.T) {
 	k := src.add(300_000, 100_000)
 	l := newLoader(t, src)
 	mustRead(t, l, src, k, 0, 200_000)
-	eventually(t, "it is stored", func() bool { return l.idle() })
+	eventually(t, "it is stored", l.idle)
 	if err := os.Truncate(filepath.Join(filepath.Dir(l.cache.Dir()), "partial", k.String()), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +284,6 @@ func TestScarceMemory(t *testing.T) {
 	keys := []cache.Key{src.add(1_000_000, 100_000), src.add(1_000_000, 50_000), src.add(400_000, 400_000)}
 	l := newLoader(t, src)
 	l.memory = newMemory([purposes]int64{demand: 150_000, ahead: 100_000, background: 60_000})
-	l.memory.scribble = true
 	var wg sync.WaitGroup
 	for seed := range uint64(16) {
 		wg.Go(func() {
