@@ -11,7 +11,7 @@ import (
 type stream struct {
 	next     int64 // where it goes on
 	window   int64 // how far from there is fetched; 0: it did not read in order yet
-	grow     int64 // where the window is doubled
+	grow     int64 // from where on the window is doubled, if the reader waits
 	asked    int   // chunks before this one were asked for, or are here
 	used     time.Time
 	narrowed time.Time
@@ -31,7 +31,8 @@ const (
 //
 // The kernel's own read-ahead asks for several pieces at once, which come in
 // any order, so a read is in order if it is not far from where it was expected.
-func (o *object) follow(off, end int64) (s *stream, first, last int) {
+// waits tells that what is read now is not here yet.
+func (o *object) follow(off, end int64, waits bool) (s *stream, first, last int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	slack := 4 * (end - off)
@@ -39,7 +40,7 @@ func (o *object) follow(off, end int64) (s *stream, first, last int) {
 	for i := range o.streams {
 		x := &o.streams[i]
 		if x.next > 0 && off >= x.next-slack && off <= x.next+slack {
-			first, last = o.advance(x, end)
+			first, last = o.advance(x, end, waits)
 			return x, first, last
 		}
 		if x.used.Before(s.used) {
@@ -51,7 +52,7 @@ func (o *object) follow(off, end int64) (s *stream, first, last int) {
 }
 
 // advance moves a stream on. o.mu is held.
-func (o *object) advance(s *stream, end int64) (first, last int) {
+func (o *object) advance(s *stream, end int64, waits bool) (first, last int) {
 	if end <= s.next {
 		return 0, 0
 	}
@@ -61,7 +62,7 @@ func (o *object) advance(s *stream, end int64) (first, last int) {
 	case s.window < least:
 		s.window = least
 		s.grow = end + least
-	case end >= s.grow:
+	case waits && end >= s.grow:
 		s.window = min(2*s.window, max(maxWindow, least))
 		s.grow = end + s.window
 	}
@@ -88,9 +89,10 @@ func (o *object) arrived(started time.Time) {
 	}
 }
 
-// readAhead asks for what a reader that is at off to end will want next.
-func (l *Loader) readAhead(ctx context.Context, o *object, off, end int64) {
-	s, first, last := o.follow(off, end)
+// readAhead asks for what a reader that is at off to end, and may wait for that,
+// will want next.
+func (l *Loader) readAhead(ctx context.Context, o *object, off, end int64, waits bool) {
+	s, first, last := o.follow(off, end, waits)
 	for i := first; i < last; i++ {
 		if o.has(i) {
 			continue

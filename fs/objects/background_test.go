@@ -57,9 +57,10 @@ func TestRaised(t *testing.T) {
 // reader waits: what is on its way is all that is before him.
 func TestDemandOvertakes(t *testing.T) {
 	src := newSource()
+	c := newCache(t)
 	synctest.Test(t, func(t *testing.T) {
 		big, small := src.add(2_000_000, 100_000), src.add(1000, 100_000)
-		l := newLoader(t, src)
+		l := loaderInto(t, c, src)
 		src.gate = make(chan struct{})
 		prefetched := make(chan error, 1)
 		go func() {
@@ -102,9 +103,10 @@ func TestDemandOvertakes(t *testing.T) {
 // TestStandsBack checks that a prefetcher does not begin while somebody waits.
 func TestStandsBack(t *testing.T) {
 	src := newSource()
+	c := newCache(t)
 	synctest.Test(t, func(t *testing.T) {
 		k := src.add(300_000, 100_000)
-		l := newLoader(t, src)
+		l := loaderInto(t, c, src)
 		l.gate.begin()
 		ctx, cancel := context.WithCancel(t.Context())
 		left, stays := make(chan error, 1), make(chan error, 1)
@@ -128,8 +130,9 @@ func TestStandsBack(t *testing.T) {
 // TestQuiet checks how long somebody waits who wants no reader about.
 func TestQuiet(t *testing.T) {
 	src := newSource()
+	c := newCache(t)
 	synctest.Test(t, func(t *testing.T) {
-		l := newLoader(t, src)
+		l := loaderInto(t, c, src)
 		start := time.Now()
 		if err := l.Quiet(t.Context(), time.Hour); err != nil || time.Since(start) != 0 {
 			t.Errorf("nobody ever waited: %v after %v", err, time.Since(start))
@@ -161,10 +164,11 @@ func TestQuiet(t *testing.T) {
 // more than a window of them, and none for a reader who reads here and there.
 func TestReadAhead(t *testing.T) {
 	src := newSource()
+	c := newCache(t)
 	synctest.Test(t, func(t *testing.T) {
 		const chunks, chunk = 100, 100_000
 		inOrder, random := src.add(chunks*chunk, chunk), src.add(chunks*chunk+1, chunk)
-		l := newLoader(t, src)
+		l := loaderInto(t, c, src)
 		ahead := func() int {
 			synctest.Wait()
 			return int(l.stats.ForReadAhead().Chunks.Load())
@@ -201,10 +205,11 @@ func TestReadAhead(t *testing.T) {
 
 // TestReadAheadNarrows checks that less is read ahead where it comes late.
 func TestReadAheadNarrows(t *testing.T) {
+	c := newCache(t)
 	synctest.Test(t, func(t *testing.T) {
 		src := newSource()
 		k := src.add(10_000_000, 100_000)
-		l := newLoader(t, src)
+		l := loaderInto(t, c, src)
 		o, err := l.objects.get(k)
 		if err != nil {
 			t.Fatal(err)
@@ -213,7 +218,7 @@ func TestReadAheadNarrows(t *testing.T) {
 		window := func() int64 { return o.streams[0].window }
 		for i := range int64(40) {
 			time.Sleep(time.Millisecond)
-			o.follow(i*100_000, (i+1)*100_000)
+			o.follow(i*100_000, (i+1)*100_000, true)
 		}
 		wide := window()
 		if wide < 1<<20 {

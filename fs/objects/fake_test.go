@@ -172,7 +172,6 @@ func newView(t *testing.T, src *source, cfg Config, cacheBytes int64) *view {
 	}
 	cfg.Log = testLog(t)
 	loader := NewLoader(src, v.cache)
-	loader.memory.scribble = true
 	t.Cleanup(loader.Close)
 	if v.server, err = Mount(cfg, loader); err != nil {
 		t.Fatal(err)

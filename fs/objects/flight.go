@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/buffer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -30,7 +31,7 @@ type flight struct {
 
 	done   chan struct{} // closed when buf and err are set
 	stored chan struct{} // closed when it is in the cache, if it can be
-	buf    *buffer
+	buf    *buffer.Buffer
 	err    error
 }
 
@@ -40,6 +41,15 @@ type flightID struct {
 }
 
 func (f *flight) id() flightID { return flightID{f.obj.Key, f.chunk} }
+
+func (f *flight) arrived() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
 
 func (f *flight) size() int64 { return f.obj.Chunks[f.chunk].Size }
 
@@ -123,7 +133,7 @@ func (l *Loader) launch(o *object, i int, why purpose) *flight {
 func (l *Loader) fly(ctx context.Context, f *flight) {
 	defer l.objects.put(f.obj)
 	defer f.cancel()
-	f.buf = l.memory.get(f.size())
+	f.buf = buffer.Get(f.size())
 	f.err = l.fetch(ctx, f)
 	l.mu.Lock()
 	f.landed = true
@@ -154,10 +164,10 @@ func (l *Loader) fly(ctx context.Context, f *flight) {
 // fetch fills the flight's buffer.
 func (l *Loader) fetch(ctx context.Context, f *flight) error {
 	// Another flight may have landed since the cache was last looked into.
-	if _, err := f.obj.open(l.cache); err == nil && f.obj.has(f.chunk) && f.obj.readHere(f.buf.data, f.obj.Chunks[f.chunk].Offset) == nil {
+	if _, err := f.obj.open(l.cache); err == nil && f.obj.has(f.chunk) && f.obj.readHere(f.buf.Bytes(), f.obj.Chunks[f.chunk].Offset) == nil {
 		return nil
 	}
-	if err := l.contents.ReadChunk(ctx, f.obj.Object, f.chunk, f.buf.data); err != nil {
+	if err := l.contents.ReadChunk(ctx, f.obj.Object, f.chunk, f.buf.Bytes()); err != nil {
 		if l.ctx.Err() != nil {
 			return ErrClosed
 		}
@@ -179,7 +189,7 @@ func (l *Loader) fetch(ctx context.Context, f *flight) error {
 func (l *Loader) store(f *flight) (ok bool) {
 	l.writers <- struct{}{}
 	defer func() { <-l.writers }()
-	if err := f.obj.store(l.cache, f.chunk, f.buf.data); err != nil {
+	if err := f.obj.store(l.cache, f.chunk, f.buf.Bytes()); err != nil {
 		l.stats.CacheErrors.Add(1)
 		return false
 	}
@@ -214,7 +224,7 @@ func (l *Loader) remove(f *flight) {
 
 // free gives a flight's memory back.
 func (l *Loader) free(f *flight) {
-	l.memory.put(f.buf)
+	buffer.Put(f.buf)
 	if !f.stranded {
 		l.memory.release(f.account, f.size())
 	}

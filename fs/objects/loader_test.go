@@ -15,22 +15,33 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
 )
 
-// newLoader returns a loader of the source's objects into a new cache.
-func newLoader(t testing.TB, src *source) *Loader {
+// newCache returns a new cache. It has goroutines that wait for the kernel, so
+// it is made outside of a test's bubble.
+func newCache(t testing.TB) *cache.Cache {
 	t.Helper()
 	c, err := cache.Open(cache.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := NewLoader(src, c)
-	l.memory.scribble = true
 	t.Cleanup(func() {
-		l.Close()
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	return c
+}
+
+// loaderInto returns a loader of the source's objects into c.
+func loaderInto(t testing.TB, c *cache.Cache, src *source) *Loader {
+	l := NewLoader(src, c)
+	t.Cleanup(l.Close)
 	return l
+}
+
+// newLoader returns a loader of the source's objects into a new cache.
+func newLoader(t testing.TB, src *source) *Loader {
+	t.Helper()
+	return loaderInto(t, newCache(t), src)
 }
 
 // eventually waits for what must come about; a minute is far more than it
@@ -239,7 +250,7 @@ func TestDamagedCache(t *testing.T) {
 	k := src.add(300_000, 100_000)
 	l := newLoader(t, src)
 	mustRead(t, l, src, k, 0, 200_000)
-	eventually(t, "it is stored", func() bool { return l.idle() })
+	eventually(t, "it is stored", l.idle)
 	if err := os.Truncate(filepath.Join(filepath.Dir(l.cache.Dir()), "partial", k.String()), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +296,6 @@ func TestScarceMemory(t *testing.T) {
 	keys := []cache.Key{src.add(1_000_000, 100_000), src.add(1_000_000, 50_000), src.add(400_000, 400_000)}
 	l := newLoader(t, src)
 	l.memory = newMemory([purposes]int64{demand: 150_000, ahead: 100_000, background: 60_000})
-	l.memory.scribble = true
 	var wg sync.WaitGroup
 	for seed := range uint64(16) {
 		wg.Go(func() {
@@ -342,8 +352,9 @@ func TestNoAllocation(t *testing.T) {
 // of them.
 func TestIdleObjectsAreClosed(t *testing.T) {
 	src := newSource()
+	c := newCache(t)
 	synctest.Test(t, func(t *testing.T) {
-		l := newLoader(t, src)
+		l := loaderInto(t, c, src)
 		for i := range maxIdle + 20 {
 			k := src.add(int64(i+1), 100)
 			if _, err := l.Load(t.Context(), k); err != nil {

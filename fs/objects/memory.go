@@ -2,8 +2,6 @@ package objects
 
 import (
 	"context"
-	"math/bits"
-	"sync"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -25,12 +23,6 @@ const (
 type memory struct {
 	bounds [purposes]int64
 	sems   [purposes]*semaphore.Weighted
-	// Buffers that nobody uses, by size: to touch memory that was not touched
-	// before is dear.
-	pools [maxClass + 1]sync.Pool
-	// scribble has what is given back overwritten, so that who still uses it is
-	// found out.
-	scribble bool
 }
 
 // In bytes. A chunk that is larger than all of it takes all of it.
@@ -58,35 +50,3 @@ func (m *memory) try(p purpose, n int64) bool {
 }
 
 func (m *memory) release(p purpose, n int64) { m.sems[p].Release(min(n, m.bounds[p])) }
-
-// buffer is memory of a pool.
-type buffer struct {
-	data  []byte
-	class int
-}
-
-// Buffers have a power of two of bytes, from 4 KiB on.
-const (
-	minClassBits = 12
-	maxClass     = 32
-)
-
-// get returns n bytes, with anything in them.
-func (m *memory) get(n int64) *buffer {
-	class := max(bits.Len64(uint64(n-1))-minClassBits, 0)
-	b, _ := m.pools[class].Get().(*buffer)
-	if b == nil {
-		b = &buffer{data: make([]byte, 1<<(class+minClassBits)), class: class}
-	}
-	b.data = b.data[:n]
-	return b
-}
-
-// put takes back what get returned.
-func (m *memory) put(b *buffer) {
-	b.data = b.data[:cap(b.data)]
-	if m.scribble {
-		clear(b.data)
-	}
-	m.pools[b.class].Put(b)
-}

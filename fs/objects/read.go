@@ -69,7 +69,7 @@ func (l *Loader) read(ctx context.Context, o *object, dst []byte, off int64) (Le
 		return Lent{}, err
 	}
 	if !complete { // behind what is waited for
-		l.readAhead(ctx, o, off, end)
+		l.readAhead(ctx, o, off, end, w.waits())
 	}
 	for i := first; i <= last; i++ {
 		if err := w.fill(ctx, i); err != nil {
@@ -108,5 +108,5 @@ func (w *window) read(ctx context.Context, i int, part []byte, off int64) (Lent,
 		return Lent{}, err
 	}
 	from := off - w.o.Chunks[i].Offset
-	return Lent{data: f.buf.data[from:][:len(part)], flight: f, loader: w.l}, nil
+	return Lent{data: f.buf.Bytes()[from:][:len(part)], flight: f, loader: w.l}, nil
 }

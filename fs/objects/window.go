@@ -48,6 +48,16 @@ func (w *window) fill(ctx context.Context, i int) error {
 	return nil
 }
 
+// waits reports whether anything that was boarded has still to arrive.
+func (w *window) waits() bool {
+	for _, f := range w.flights {
+		if f != nil && !f.arrived() {
+			return true
+		}
+	}
+	return false
+}
+
 // take returns the flight of chunk i, which was boarded, for the caller to leave.
 // It is nil if the chunk is in the cache.
 func (w *window) take(i int) *flight {

@@ -91,7 +91,7 @@ func (p *Pool) Release(id uint64) {
 	}
 	p.mu.Unlock()
 	if backingID := n.id.Load(); last && backingID != 0 {
-		p.kernel.UnregisterBackingFd(backingID)
+		_ = p.kernel.UnregisterBackingFd(backingID) // it fails when the mount is gone, and the file with it
 		p.used.Add(-1)
 	}
 }

@@ -59,7 +59,7 @@ func TestKilled(t *testing.T) {
 
 // TestDerived checks that contexts made from a request's end with it, also when
 // the interrupt came first.
-func TestDerived(t *testing.T) {
+func TestDerived(*testing.T) {
 	cancel := make(chan struct{})
 	close(cancel)
 	ctx, done := Context(cancel, nobody)
