@@ -94,7 +94,7 @@ func (ts *trees) ready(ctx context.Context, name string, run Run) error {
 	if err == nil {
 		return nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, errNoImage) {
 		ts.log.Warn("a tree's image is damaged: it is built again", "tree", name, "error", err)
 	}
 	if err := ts.build(ctx, name, run); err != nil {

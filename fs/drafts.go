@@ -14,7 +14,7 @@ const (
 	// draftLife is how long drafts are kept after the last one was used: from
 	// one layer of a pull to the next, and to the container's start.
 	draftLife = time.Minute
-	// maxDraftNames bounds the names in all drafts together: about 200 MB.
+	// maxDraftNames bounds the names in all drafts together: about 220 MB.
 	maxDraftNames = 512 << 10
 )
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -57,17 +58,22 @@ func (v *verified) remove(name string) {
 	delete(v.stamps, name)
 }
 
-// verify returns why the image of this name cannot be used: fs.ErrNotExist where
-// there is none, nil if it is what was built. An image is read once by each process
+var errNoImage = errors.New("there is no image yet")
+
+// verify returns why the image of this name cannot be used: errNoImage where there
+// is none, nil if it is what was built. An image is read once by each process
 // that uses it, and again when its file was changed.
 func (ts *trees) verify(name string) error {
 	s, err := stampOf(ts.image(name))
-	if err != nil || ts.verified.has(name, s) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errNoImage
+	case err != nil || ts.verified.has(name, s):
 		return err
 	}
 	o, err := ts.readOrigin(name)
 	if err != nil {
-		return fmt.Errorf("what it was built from is not known: %v", err)
+		return fmt.Errorf("what it was built from is not known: %w", err)
 	}
 	im, err := erofs.Open(ts.image(name))
 	if err != nil {

@@ -123,7 +123,7 @@ func LoadEntries(ctx context.Context, dir string) ([]Entry, error) {
 
 // readRawTOC returns the compressed TOC of an index file. Its checksum says that
 // it is the one that was verified when the file was written; to hash the JSON
-// again would take as long as a third of reading it.
+// again would take a sixth as long as reading it.
 func readRawTOC(f *os.File) (h header, raw []byte, err error) {
 	fi, err := f.Stat()
 	if err != nil {
