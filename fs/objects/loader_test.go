@@ -18,7 +18,7 @@ import (
 // newLoader returns a loader of the source's objects into a new cache.
 func newLoader(t testing.TB, src *source) *Loader {
 	t.Helper()
-	c, err := cache.Open(t.TempDir())
+	c, err := cache.Open(cache.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestClose(t *testing.T) {
 	src := newSource()
 	k, other := src.add(3_000_000, 100_000), src.add(1000, 100_000)
 	dir := t.TempDir()
-	c, err := cache.Open(dir)
+	c, err := cache.Open(cache.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
