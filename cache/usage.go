@@ -29,18 +29,20 @@ const (
 // Usage is what a cache holds, and what has become of it since it was opened.
 // Bytes are those allocated on the disk.
 type Usage struct {
-	Bytes        int64 // of objects, partial and suspect ones; what is unlinked does not count
-	Objects      int64 // complete ones
-	PartialBytes int64 // of Bytes, those of partial objects
-	Lingering    int64 // bytes of evicted objects that somebody still has open or an overlay remembers: the disk has them still
-	Limit        int64 // of Bytes: the budget, or less if the file system is too full; [math.MaxInt64] without a limit
-	Counted      bool  // false while what was there at the start is being counted
+	Bytes        int64 `json:"bytes"`           // of objects, partial and suspect ones; what is unlinked does not count
+	Objects      int64 `json:"objects"`         // complete ones
+	PartialBytes int64 `json:"partial_bytes"`   // of Bytes, those of partial objects
+	Lingering    int64 `json:"lingering_bytes"` // of evicted objects that somebody still has open or an overlay remembers: the disk has them still
+	Limit        int64 `json:"limit_bytes"`     // of Bytes: the budget, or less if the file system is too full; [math.MaxInt64] without a limit
+	Counted      bool  `json:"counted"`         // false while what was there at the start is being counted
 
-	EvictedObjects, EvictedBytes   int64
-	Damaged                        int64 // objects found damaged, and removed
-	Changed                        int64 // objects that somebody else had changed, or replaced; those damaged by it count there too
-	ScrubbedObjects, ScrubbedBytes int64 // verified again in scrubs
-	Refused                        int64 // times something was not kept for lack of room
+	EvictedObjects  int64 `json:"evicted_objects"`
+	EvictedBytes    int64 `json:"evicted_bytes"`
+	Damaged         int64 `json:"damaged"`          // objects found damaged, and removed
+	Changed         int64 `json:"changed"`          // objects that somebody else had changed, or replaced; those damaged by it count there too
+	ScrubbedObjects int64 `json:"scrubbed_objects"` // verified again in scrubs
+	ScrubbedBytes   int64 `json:"scrubbed_bytes"`
+	Refused         int64 `json:"refused"` // times something was not kept for lack of room
 }
 
 // usage counts what the cache holds, and says what may come in.
