@@ -217,6 +217,8 @@ cat host.old > /dev/null; tail -n 1 passwd; exec sleep 1000`
 		t.Error("one container's deletion shows in another")
 	}
 
+	checkState(t, p)
+
 	// A layer of the changes.
 	if out := ctr("snapshots", "--snapshotter", lazy, "ls"); !strings.Contains(out, "one") {
 		t.Errorf("snapshots: %s", out)
