@@ -17,8 +17,8 @@ GOFUMPT_VERSION       := v0.12.0
 GOVULNCHECK_VERSION   := v1.9.0
 
 # runc runs the containers, erofs-utils checks the trees we write, skopeo reads
-# the images we write as somebody else would.
-DEBIAN_PACKAGES := runc erofs-utils skopeo
+# the images we write as somebody else would, fio reads them for the benchmark.
+DEBIAN_PACKAGES := runc erofs-utils skopeo fio
 
 TOOLS         := out/tools
 CONTAINERD    := $(TOOLS)/containerd/$(CONTAINERD_VERSION)
