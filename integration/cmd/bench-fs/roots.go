@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
@@ -49,12 +50,12 @@ func (b *bench) prepare(ctx context.Context, snapshotter, image string) (*root, 
 	}
 	r := &root{dir: dir, snapshotter: snapshotter, key: filepath.Base(dir)}
 	keep := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)})
+	b.roots = append(b.roots, r) // already: an error may come after the work was done
 	begin := time.Now()
 	mounts, err := b.client.SnapshotService(snapshotter).Prepare(ctx, r.key, parent, keep)
 	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("root of %s by %s: %w", image, snapshotter, err), os.Remove(dir))
+		return nil, 0, fmt.Errorf("root of %s by %s: %w", image, snapshotter, err)
 	}
-	b.roots = append(b.roots, r)
 	err = mount.All(mounts, dir)
 	return r, time.Since(begin), err
 }
@@ -65,7 +66,11 @@ func (b *bench) remove(ctx context.Context, r *root) error {
 	if err := mount.UnmountAll(r.dir, 0); err != nil {
 		return fmt.Errorf("unmounting %s: %w", r.dir, err)
 	}
-	return errors.Join(b.client.SnapshotService(r.snapshotter).Remove(ctx, r.key), os.Remove(r.dir))
+	err := b.client.SnapshotService(r.snapshotter).Remove(ctx, r.key)
+	if errdefs.IsNotFound(err) {
+		err = nil // it was never made
+	}
+	return errors.Join(err, os.Remove(r.dir))
 }
 
 // both makes a root by each of the snapshotters: of what was pulled, and of the
