@@ -26,6 +26,9 @@ const (
 	megabyte = 1e6
 )
 
+// endLimit is for everything that a scenario has made to be taken away again.
+const endLimit = 3 * time.Minute
+
 // sizes are how much of everything.
 type sizes struct {
 	rounds     int   // of what is measured in turn
@@ -105,7 +108,7 @@ func (b *bench) add(f benchout.Figure) error {
 
 // end takes away what the scenario has made by itself.
 func (b *bench) end(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
 	var errs []error
 	for len(b.roots) > 0 {

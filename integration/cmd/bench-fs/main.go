@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/agent"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/benchout"
@@ -105,10 +106,12 @@ func run(ctx context.Context) error {
 		for _, s := range scenarios {
 			if slices.Contains(chosen, s.name) && ctx.Err() == nil {
 				out.Logf("%s: %s …", m, s.name)
+				begin := time.Now()
 				b := &bench{out: out, sizes: size, mode: mode(m), bars: bars, binary: *binary}
 				if err := b.do(ctx, s); err != nil {
 					errs = append(errs, fmt.Errorf("%s: %s: %w", m, s.name, err))
 				}
+				out.Logf("   (%.1f s)", time.Since(begin).Seconds())
 			}
 		}
 	}
