@@ -77,19 +77,20 @@ func (b *bench) coldSequential(ctx context.Context, p pushed, ours *root, seeder
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	round := 0
+	read, fetched := 0, 0 // so many of the files
 	buf := make([]byte, mib)
 	speed := func(took time.Duration) float64 { return float64(b.sizes.bigFile) / megabyte / took.Seconds() }
 	m, err := inTurn(ctx, b.sizes.bigFiles, func(ctx context.Context) (float64, error) {
 		begin := time.Now()
-		n, err := readFiles(ctx, []string{filepath.Join(ours.dir, bigName(round))}, buf)
+		n, err := readFiles(ctx, []string{filepath.Join(ours.dir, bigName(read))}, buf)
+		read++
 		if err == nil && n != b.sizes.bigFile {
 			err = fmt.Errorf("%d bytes of %d were read", n, b.sizes.bigFile)
 		}
 		return speed(time.Since(begin)), err
 	}, func(ctx context.Context) (float64, error) {
-		took, err := fetchAlone(ctx, a, alone[round], seeder, p.layers[round])
-		round++
+		took, err := fetchAlone(ctx, a, alone[fetched], seeder, p.layers[fetched])
+		fetched++
 		return speed(took), err
 	})
 	if err != nil {

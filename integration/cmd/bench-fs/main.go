@@ -69,7 +69,15 @@ func start(ctx context.Context) error {
 	return run(ctx)
 }
 
-func run(ctx context.Context) error {
+// plan is what the command line asks for.
+type plan struct {
+	binary    string
+	sizes     sizes
+	modes     []mode
+	scenarios []scenario
+}
+
+func parse() (plan, error) {
 	var all []string
 	for _, s := range scenarios {
 		all = append(all, s.name)
@@ -80,42 +88,54 @@ func run(ctx context.Context) error {
 	modes := flag.String("mode", string(autoMode), "the `modes` to run them in, of kernel and fuse; auto is what the daemon chooses by itself, held to kernel's bars")
 	rounds := flag.Int("rounds", 0, "how often to measure what is measured in turn (default 5, short 1)")
 	flag.Parse()
+	p := plan{binary: *binary, sizes: full}
 	if flag.NArg() > 0 {
-		return fmt.Errorf("there is no argument %q: see -help", flag.Arg(0))
+		return p, fmt.Errorf("there is no argument %q: see -help", flag.Arg(0))
 	}
-	chosen := strings.Split(*only, ",")
-	for _, name := range chosen {
-		if !slices.Contains(all, name) {
-			return fmt.Errorf("there is no scenario %q: want some of %s", name, strings.Join(all, ","))
-		}
-	}
-	size := full
 	if *short {
-		size = brief
+		p.sizes = brief
 	}
 	if *rounds > 0 {
-		size.rounds = *rounds
+		p.sizes.rounds = *rounds
+	}
+	for m := range strings.SplitSeq(*modes, ",") {
+		if _, ok := barsOf[mode(m)]; !ok {
+			return p, fmt.Errorf("there is no mode %q: want some of kernel,fuse,auto", m)
+		}
+		p.modes = append(p.modes, mode(m))
+	}
+	for name := range strings.SplitSeq(*only, ",") {
+		i := slices.Index(all, name)
+		if i < 0 {
+			return p, fmt.Errorf("there is no scenario %q: want some of %s", name, strings.Join(all, ","))
+		}
+		p.scenarios = append(p.scenarios, scenarios[i])
+	}
+	return p, nil
+}
+
+func run(ctx context.Context) error {
+	p, err := parse()
+	if err != nil {
+		return err
 	}
 	out := benchout.New(os.Stdout, os.Stderr)
 	var errs []error
-	for m := range strings.SplitSeq(*modes, ",") {
-		bars, ok := barsOf[mode(m)]
-		if !ok {
-			return fmt.Errorf("there is no mode %q: want some of kernel,fuse,auto", m)
-		}
-		for _, s := range scenarios {
-			if slices.Contains(chosen, s.name) && ctx.Err() == nil {
-				out.Logf("%s: %s …", m, s.name)
-				begin := time.Now()
-				b := &bench{out: out, sizes: size, mode: mode(m), bars: bars, binary: *binary}
-				if err := b.do(ctx, s); err != nil {
-					errs = append(errs, fmt.Errorf("%s: %s: %w", m, s.name, err))
-				}
-				out.Logf("   (%.1f s)", time.Since(begin).Seconds())
+	for _, m := range p.modes {
+		for _, s := range p.scenarios {
+			if ctx.Err() != nil {
+				break
 			}
+			out.Logf("%s: %s …", m, s.name)
+			begin := time.Now()
+			b := &bench{out: out, sizes: p.sizes, mode: m, bars: barsOf[m], binary: p.binary}
+			if err := b.do(ctx, s); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %s: %w", m, s.name, err))
+			}
+			out.Logf("   (%.1f s)", time.Since(begin).Seconds())
 		}
 	}
-	return errors.Join(append(errs, ctx.Err(), out.Table())...)
+	return errors.Join(append(errs, out.Table())...)
 }
 
 // do runs a scenario on a bed of its own: the seeder, the node that is

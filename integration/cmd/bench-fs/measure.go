@@ -38,17 +38,23 @@ func median(rounds []pair) pair {
 // measurement is one run of what is measured.
 type measurement func(ctx context.Context) (float64, error)
 
-// inTurn measures two things in turn, so that both meet the same noise.
+// inTurn measures two things in turn, so that both meet the same noise; which
+// of them comes first changes from round to round.
 func inTurn(ctx context.Context, rounds int, value, reference measurement) (pair, error) {
 	var all []pair
-	for range rounds {
+	for i := range rounds {
 		var p pair
-		var err error
-		if p.value, err = value(ctx); err != nil {
-			return p, err
+		into := []*float64{&p.value, &p.reference}
+		order := []measurement{value, reference}
+		if i%2 == 1 {
+			slices.Reverse(into)
+			slices.Reverse(order)
 		}
-		if p.reference, err = reference(ctx); err != nil {
-			return p, err
+		for k, measure := range order {
+			var err error
+			if *into[k], err = measure(ctx); err != nil {
+				return p, err
+			}
 		}
 		all = append(all, p)
 	}
