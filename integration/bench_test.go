@@ -115,7 +115,7 @@ func TestBenchFS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, mode := range []string{"auto"} {
+	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
 			figures := runBench(t, "bench-fs", "-short", "-binary", bin, "-mode", mode)
 			want := []string{

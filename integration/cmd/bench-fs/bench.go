@@ -128,7 +128,7 @@ func (b *bench) daemonConfig(peers ...string) testbed.DaemonConfig {
 	// By lists: a swarm key encrypts everything once more.
 	c := testbed.DaemonConfig{AllowList: true, Peers: peers}
 	if b.mode != autoMode {
-		c.Extra = fmt.Sprintf("[fs]\nmode = %q\n", b.mode)
+		c.Mode = string(b.mode)
 	}
 	return c
 }
