@@ -38,9 +38,6 @@ func newMemory(bounds [purposes]int64) *memory {
 
 // acquire waits for room for n bytes.
 func (m *memory) acquire(ctx context.Context, p purpose, n int64) error {
-	if m.try(p, n) { // before ctx is asked for anything
-		return nil
-	}
 	return m.sems[p].Acquire(ctx, min(n, m.bounds[p]))
 }
 
