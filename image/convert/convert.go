@@ -76,7 +76,7 @@ type LayerFunc func(ctx context.Context, src *io.SectionReader, dst io.Writer, f
 // each layer has for itself.
 func With(o estargz.Options) LayerFunc {
 	return func(ctx context.Context, src *io.SectionReader, dst io.Writer, first []string) (estargz.Digests, error) {
-		o := o // one for all layers, which are converted at once
+		o := o // each call has its own: layers are converted at once
 		o.Prioritized = first
 		made, err := estargz.Convert(ctx, dst, src, o)
 		return made.Digests, err
