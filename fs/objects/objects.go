@@ -30,6 +30,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/backing"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/histogram"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/interrupt"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/readahead"
 )
 
 const (
@@ -103,7 +104,7 @@ func Mount(cfg Config, loader *Loader) (*Server, error) {
 	if err := srv.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mount FUSE at %s: %w", cfg.Dir, err)
 	}
-	if err := setReadAhead(cfg.Dir, kernelReadAhead); err != nil {
+	if err := readahead.Set(cfg.Dir, kernelReadAhead); err != nil {
 		cfg.Log.Debug("the kernel reads ahead by its own measure", "dir", cfg.Dir, "error", err)
 	}
 	return s, nil
