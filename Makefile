@@ -90,7 +90,7 @@ lint-vulnerabilities: $(GOVULNCHECK)
 # that scripts read, one JSON object a line.
 .PHONY: bench
 bench: bench-ipfs bench-fs ## the benchmarks: figures as JSON lines, tables on stderr (root)
-	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
+	@$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
 
 .PHONY: bench-ipfs
 bench-ipfs: root ## of them, the IPFS plane: one peer, slow links, a swarm, many peers (root)
