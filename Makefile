@@ -90,7 +90,7 @@ lint-vulnerabilities: $(GOVULNCHECK)
 # that scripts read, one JSON object a line.
 .PHONY: bench
 bench: bench-ipfs bench-fs ## the benchmarks: figures as JSON lines, tables on stderr (root)
-	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
+	@$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
 
 .PHONY: bench-ipfs
 bench-ipfs: root ## of them, the IPFS plane: one peer, slow links, a swarm, many peers (root)
@@ -98,8 +98,11 @@ bench-ipfs: root ## of them, the IPFS plane: one peer, slow links, a swarm, many
 	@$(GO) build -o out/bin/bench-ipfs ./integration/cmd/bench-ipfs
 	@out/bin/bench-ipfs $(BENCHFLAGS)
 
+# What it needs is made on standard error: make says on standard output what it
+# does, and that is for figures alone.
 .PHONY: bench-fs
-bench-fs: root debian-packages $(CONTAINERD)/containerd build ## of them, the file system: reads, small files, walks, mounts, memory (root)
+bench-fs: root ## of them, the file system: reads, small files, walks, mounts, memory (root)
+	@$(MAKE) --no-print-directory debian-packages $(CONTAINERD)/containerd build >&2
 	@mkdir -p out/bin
 	@$(GO) build -o out/bin/bench-fs ./integration/cmd/bench-fs
 	@out/bin/bench-fs $(BENCHFLAGS)
