@@ -24,6 +24,7 @@ type flight struct {
 	// Guarded by Loader.mu.
 	purpose purpose
 	users   int
+	keep    bool // it goes on without users
 	landed  bool
 	over    bool // nothing more happens to it but that users leave
 	// The cache could not keep it, so it is kept here, on no account.
@@ -115,7 +116,7 @@ func (l *Loader) launch(o *object, i int, why purpose) *flight {
 	ctx, cancel := context.WithCancel(l.ctx)
 	f := &flight{
 		obj: o, chunk: i, account: why, started: time.Now(), cancel: cancel, raised: make(chan struct{}),
-		purpose: why, done: make(chan struct{}), stored: make(chan struct{}),
+		purpose: why, keep: why == ahead, done: make(chan struct{}), stored: make(chan struct{}),
 	}
 	if why == background {
 		ctx = layer.WithBackground(ctx, f.raised)
@@ -197,13 +198,13 @@ func (l *Loader) store(f *flight) (ok bool) {
 }
 
 // leave ends a user's interest in a flight. One that nobody is interested in
-// any more ends, but for one ahead of a reader: there is no more than a window
-// of these, and the reader may be back at once.
+// any more ends, but for one that is kept: ahead of a reader, of which there is
+// no more than a window, or for one who will be back at once.
 func (l *Loader) leave(f *flight) {
 	l.mu.Lock()
 	f.users--
 	none := f.users == 0
-	if none && !f.landed && f.account != ahead {
+	if none && !f.landed && !f.keep {
 		f.cancel()
 		l.remove(f)
 	}
@@ -212,6 +213,13 @@ func (l *Loader) leave(f *flight) {
 	if free {
 		l.free(f)
 	}
+}
+
+// keep has a flight go on without users.
+func (l *Loader) keep(f *flight) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f.keep = true
 }
 
 // remove has the chunk of a flight fetched anew by who wants it next, if it is

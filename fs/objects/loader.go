@@ -145,25 +145,32 @@ func (l *Loader) load(ctx context.Context, k cache.Key, why purpose, first, end 
 	return err == nil && l.cache.Has(k), err
 }
 
+<<<<<<< HEAD
 func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose, first, end int) error {
 	w := window{l: l, o: o, why: why, next: first, end: end}
 	defer w.leave()
 	for i := first; i < end; i++ {
+=======
+func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose) error {
+	w := window{l: l, o: o, why: why, end: len(o.Chunks)}
+	// Who has no more patience comes back to read it, and finds it on its way.
+	defer func() { w.leave(errors.Is(context.Cause(ctx), errImpatient)) }()
+	for i := range o.Chunks {
+>>>>>>> loader
 		if err := w.fill(ctx, i); err != nil {
 			return err
 		}
-		f := w.take(i)
+		f := w.boarded(i)
 		if f == nil {
 			continue
 		}
-		err := l.landed(ctx, f)
-		if err == nil {
-			err = await(ctx, f.stored)
-		}
-		l.leave(f)
-		if err != nil {
+		if err := l.landed(ctx, f); err != nil {
 			return err
 		}
+		if err := await(ctx, f.stored); err != nil {
+			return err
+		}
+		l.leave(w.take(i))
 	}
 	return nil
 }

@@ -206,6 +206,7 @@ func TestImpatience(t *testing.T) {
 	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, src.data[k]) {
 		t.Errorf("%v", err)
 	}
+	mustFetchOnce(t, src) // what was on its way went on
 }
 
 func (v *view) waitingReads() int {

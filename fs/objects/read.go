@@ -64,7 +64,7 @@ func (l *Loader) read(ctx context.Context, o *object, dst []byte, off int64) (Le
 	l.noteCacheError(err)
 	first, last := o.at(off), o.at(end-1)
 	w := window{l: l, o: o, next: first, end: last + 1}
-	defer w.leave()
+	defer w.leave(false)
 	if err := w.fill(ctx, first); err != nil {
 		return Lent{}, err
 	}
@@ -97,7 +97,7 @@ func (w *window) read(ctx context.Context, i int, part []byte, off int64) (Lent,
 			return Lent{data: part}, nil
 		}
 		w.l.noteCacheError(err) // it was there, and cannot be read
-		w.leave()
+		w.leave(false)
 		w.next = i + 1
 		if f, err = w.l.board(ctx, w.o, i, w.why, true); err != nil {
 			return Lent{}, err

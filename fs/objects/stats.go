@@ -18,13 +18,13 @@ type Stats struct {
 	OpenSeconds   histogram.Histogram // objects opened
 	ReadSeconds   histogram.Histogram // read requests
 
-	Hits   atomic.Int64 // chunks that were wanted, and in the cache
-	Joined atomic.Int64 // chunks that were wanted, and on their way already
-
-	fetched     [purposes]Fetched
+	Hits        atomic.Int64 // chunks that were wanted, and in the cache
+	Joined      atomic.Int64 // chunks that were wanted, and on their way already
 	Raised      atomic.Int64 // chunks that came to be waited for on their way in the background
 	Failures    atomic.Int64 // chunks that could not be had
 	CacheErrors atomic.Int64 // chunks that were had, or were here, and could not be kept or read
+
+	fetched [purposes]Fetched
 }
 
 // Fetched counts chunks.

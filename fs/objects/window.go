@@ -58,21 +58,27 @@ func (w *window) waits() bool {
 	return false
 }
 
-// take returns the flight of chunk i, which was boarded, for the caller to leave.
-// It is nil if the chunk is in the cache.
+// boarded returns the flight of chunk i, which was boarded. It is nil if the
+// chunk is in the cache.
+func (w *window) boarded(i int) *flight { return w.flights[i%len(w.flights)] }
+
+// take is boarded for who leaves the flight himself.
 func (w *window) take(i int) *flight {
-	slot := &w.flights[i%len(w.flights)]
-	f := *slot
-	*slot = nil
+	f := w.boarded(i)
+	w.flights[i%len(w.flights)] = nil
 	return f
 }
 
-// leave leaves all flights that were not taken.
-func (w *window) leave() {
+// leave leaves all flights that were not taken. keep has them go on.
+func (w *window) leave(keep bool) {
 	for i, f := range w.flights {
-		if f != nil {
-			w.flights[i] = nil
-			w.l.leave(f)
+		if f == nil {
+			continue
 		}
+		w.flights[i] = nil
+		if keep {
+			w.l.keep(f)
+		}
+		w.l.leave(f)
 	}
 }
