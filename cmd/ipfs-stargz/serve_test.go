@@ -165,8 +165,8 @@ func TestRoundTrips(t *testing.T) {
 	if w := blocks.take(); len(w) != 1 || w[0].Bulk {
 		t.Errorf("a part of a large file: %v, want one Get that is waited for", w)
 	}
-	if complete, err := l.Prefetch(t.Context(), object(3).Key); err != nil || !complete {
-		t.Fatalf("complete: %v, %v", complete, err)
+	if kept, err := l.PrefetchChunk(t.Context(), object(3).Key, 0); err != nil || !kept {
+		t.Fatalf("kept: %v, %v", kept, err)
 	}
 	if w := blocks.take(); len(w) != 1 || !w[0].Bulk || w[0].Raised == nil {
 		t.Errorf("prefetched: %v, want one Get in bulk that can be raised", w)

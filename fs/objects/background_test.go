@@ -19,7 +19,7 @@ func TestRaised(t *testing.T) {
 	src.gate = gate
 	prefetched := make(chan error, 1)
 	go func() {
-		_, err := l.Prefetch(t.Context(), k)
+		_, err := l.prefetchAll(t.Context(), k)
 		prefetched <- err
 	}()
 	eventually(t, "all are on their way", func() bool { return src.count() == 3 })
@@ -64,7 +64,7 @@ func TestDemandOvertakes(t *testing.T) {
 		src.gate = make(chan struct{})
 		prefetched := make(chan error, 1)
 		go func() {
-			_, err := l.Prefetch(t.Context(), big)
+			_, err := l.prefetchAll(t.Context(), big)
 			prefetched <- err
 		}()
 		synctest.Wait()
@@ -110,8 +110,8 @@ func TestStandsBack(t *testing.T) {
 		l.gate.begin()
 		ctx, cancel := context.WithCancel(t.Context())
 		left, stays := make(chan error, 1), make(chan error, 1)
-		go func() { _, err := l.Prefetch(ctx, k); left <- err }()
-		go func() { _, err := l.Prefetch(t.Context(), k); stays <- err }()
+		go func() { _, err := l.prefetchAll(ctx, k); left <- err }()
+		go func() { _, err := l.prefetchAll(t.Context(), k); stays <- err }()
 		synctest.Wait()
 		if n := len(src.calls()); n != 0 {
 			t.Errorf("%d chunks were asked for", n)

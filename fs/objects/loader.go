@@ -103,17 +103,11 @@ func (l *Loader) Load(ctx context.Context, k cache.Key) (complete bool, err erro
 	return l.load(ctx, k, demand, 0, math.MaxInt)
 }
 
-// Prefetch is [Loader.Load] for an object that nobody waits for. It stands back
-// while anybody waits for anything: it asks for no more chunks then, and those
-// on their way are marked with [layer.WithBackground]. What somebody comes to
-// wait for meanwhile is not fetched again but raised.
-func (l *Loader) Prefetch(ctx context.Context, k cache.Key) (complete bool, err error) {
-	return l.load(ctx, k, background, 0, math.MaxInt)
-}
-
-// PrefetchChunk is [Loader.Prefetch] for one chunk of an object, for who counts
-// what is on its way. kept is false when the chunk was fetched and could not be
-// kept.
+// PrefetchChunk brings chunk i of object k into the cache, for nobody who waits.
+// It stands back while anybody waits for anything, and what is on its way is
+// marked with [layer.WithBackground]. What somebody comes to wait for meanwhile
+// is not fetched again but raised. kept is false when the chunk was fetched and
+// could not be kept.
 func (l *Loader) PrefetchChunk(ctx context.Context, k cache.Key, i int) (kept bool, err error) {
 	complete, err := l.load(ctx, k, background, i, i+1)
 	if complete || err != nil {
@@ -145,18 +139,11 @@ func (l *Loader) load(ctx context.Context, k cache.Key, why purpose, first, end 
 	return err == nil && l.cache.Has(k), err
 }
 
-<<<<<<< HEAD
 func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose, first, end int) error {
 	w := window{l: l, o: o, why: why, next: first, end: end}
-	defer w.leave()
-	for i := first; i < end; i++ {
-=======
-func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose) error {
-	w := window{l: l, o: o, why: why, end: len(o.Chunks)}
 	// Who has no more patience comes back to read it, and finds it on its way.
 	defer func() { w.leave(errors.Is(context.Cause(ctx), errImpatient)) }()
-	for i := range o.Chunks {
->>>>>>> loader
+	for i := first; i < end; i++ {
 		if err := w.fill(ctx, i); err != nil {
 			return err
 		}

@@ -85,7 +85,7 @@ func parse() (plan, error) {
 	binary := flag.String("binary", "bin/ipfs-stargz", "the ipfs-stargz to measure")
 	short := flag.Bool("short", false, "small sizes and one round: that it works, not how fast")
 	only := flag.String("run", strings.Join(all, ","), "which `scenarios` to run, of these")
-	modes := flag.String("mode", string(autoMode), "the `modes` to run them in, of kernel and fuse; auto is what the daemon chooses by itself, held to kernel's bars")
+	modes := flag.String("mode", "kernel,fuse", "the `modes` to run them in, of kernel and fuse; auto is what the daemon chooses by itself, held to kernel's bars")
 	rounds := flag.Int("rounds", 0, "how often to measure what is measured in turn (default 5, short 1)")
 	flag.Parse()
 	p := plan{binary: *binary, sizes: full}
