@@ -124,6 +124,9 @@ func (l *Loader) load(ctx context.Context, k cache.Key, why purpose) (complete b
 		}
 		return l.loadChunks(ctx, o, why)
 	})
+	if errors.Is(err, errStale) {
+		return false, nil // others have it open, and so it reads on
+	}
 	return err == nil && l.cache.Has(k), err
 }
 
