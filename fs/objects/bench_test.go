@@ -127,7 +127,8 @@ func BenchmarkCold(b *testing.B) {
 			}
 		}
 	})
-	cold := func(b *testing.B, read func(l *Loader, dir string)) {
+	// Of what prepare returns the first is timed.
+	cold := func(b *testing.B, prepare func(l *Loader, dir string) (read, end func())) {
 		b.SetBytes(s.obj.Size)
 		b.ReportAllocs()
 		defer reportCPU(b, s.obj.Size)()
@@ -139,9 +140,11 @@ func BenchmarkCold(b *testing.B) {
 				b.Fatal(err)
 			}
 			l := NewLoader(s, c)
+			read, end := prepare(l, root)
 			b.StartTimer()
-			read(l, root)
+			read()
 			b.StopTimer()
+			end()
 			l.Close()
 			if err := os.RemoveAll(root); err != nil {
 				b.Fatal(err)
@@ -150,18 +153,20 @@ func BenchmarkCold(b *testing.B) {
 		}
 	}
 	b.Run("loader", func(b *testing.B) {
-		cold(b, func(l *Loader, _ string) {
-			for off := int64(0); off < s.obj.Size; off += int64(len(buf)) {
-				lent, err := l.Read(context.Background(), s.obj.Key, buf, off)
-				if err != nil {
-					b.Fatal(err)
+		cold(b, func(l *Loader, _ string) (read, end func()) {
+			return func() {
+				for off := int64(0); off < s.obj.Size; off += int64(len(buf)) {
+					lent, err := l.Read(context.Background(), s.obj.Key, buf, off)
+					if err != nil {
+						b.Fatal(err)
+					}
+					lent.Release()
 				}
-				lent.Release()
-			}
+			}, func() {}
 		})
 	})
 	b.Run("fuse", func(b *testing.B) {
-		cold(b, func(l *Loader, root string) {
+		cold(b, func(l *Loader, root string) (read, end func()) {
 			dir := filepath.Join(root, "m")
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				b.Fatal(err)
@@ -170,20 +175,23 @@ func BenchmarkCold(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			f, err := os.Open(filepath.Join(dir, s.obj.Key.String()))
-			if err != nil {
-				b.Fatal(err)
-			}
-			for err == nil {
-				_, err = f.Read(buf)
-			}
-			if err != io.EOF {
-				b.Fatal(err)
-			}
-			f.Close()
-			if err := srv.Close(); err != nil {
-				b.Fatal(err)
-			}
+			return func() {
+					f, err := os.Open(filepath.Join(dir, s.obj.Key.String()))
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer f.Close()
+					for err == nil {
+						_, err = f.Read(buf)
+					}
+					if err != io.EOF {
+						b.Fatal(err)
+					}
+				}, func() {
+					if err := srv.Close(); err != nil {
+						b.Fatal(err)
+					}
+				}
 		})
 	})
 }

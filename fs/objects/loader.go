@@ -136,6 +136,9 @@ func (l *Loader) load(ctx context.Context, k cache.Key, why purpose, first, end 
 		}
 		return l.loadChunks(ctx, o, why, first, min(end, len(o.Chunks)))
 	})
+	if errors.Is(err, errStale) {
+		return false, nil // others have it open, and so it reads on
+	}
 	return err == nil && l.cache.Has(k), err
 }
 

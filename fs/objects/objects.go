@@ -42,7 +42,7 @@ const (
 	// in bytes. It is also how much it reads around a page that a program maps
 	// and touches, wherever that is: what is further ahead is fetched by
 	// [Loader], which can tell these apart.
-	kernelReadAhead = 1 << 20
+	kernelReadAhead = 256 << 10
 )
 
 // Config is what a [Server] needs.
