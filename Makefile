@@ -17,8 +17,8 @@ GOFUMPT_VERSION       := v0.12.0
 GOVULNCHECK_VERSION   := v1.9.0
 
 # runc runs the containers, erofs-utils checks the trees we write, skopeo reads
-# the images we write as somebody else would.
-DEBIAN_PACKAGES := runc erofs-utils skopeo
+# the images we write as somebody else would, fio reads them for the benchmark.
+DEBIAN_PACKAGES := runc erofs-utils skopeo fio
 
 TOOLS         := out/tools
 CONTAINERD    := $(TOOLS)/containerd/$(CONTAINERD_VERSION)
@@ -89,14 +89,23 @@ lint-vulnerabilities: $(GOVULNCHECK)
 # The Go benchmarks, for people: standard output stays free for the figures
 # that scripts read, one JSON object a line.
 .PHONY: bench
-bench: bench-ipfs debian-packages $(CONTAINERD)/containerd ## the benchmarks: figures as JSON lines, tables on stderr (root)
-	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
+bench: bench-ipfs bench-fs ## the benchmarks: figures as JSON lines, tables on stderr (root)
+	@$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./... >&2
 
 .PHONY: bench-ipfs
 bench-ipfs: root ## of them, the IPFS plane: one peer, slow links, a swarm, many peers (root)
 	@mkdir -p out/bin
 	@$(GO) build -o out/bin/bench-ipfs ./integration/cmd/bench-ipfs
 	@out/bin/bench-ipfs $(BENCHFLAGS)
+
+# What it needs is made on standard error: make says on standard output what it
+# does, and that is for figures alone.
+.PHONY: bench-fs
+bench-fs: root ## of them, the file system: reads, small files, walks, mounts, memory (root)
+	@$(MAKE) --no-print-directory debian-packages $(CONTAINERD)/containerd build >&2
+	@mkdir -p out/bin
+	@$(GO) build -o out/bin/bench-fs ./integration/cmd/bench-fs
+	@out/bin/bench-fs $(BENCHFLAGS)
 
 .PHONY: install
 install: build ## the binary into $(DESTDIR)$(PREFIX)/bin

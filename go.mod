@@ -179,7 +179,7 @@ require (
 	github.com/klauspost/cpuid/v2 v2.4.0 // indirect
 	github.com/libp2p/go-libp2p v0.51.0
 	github.com/minio/sha256-simd v1.0.1 // indirect
-	github.com/moby/sys/mountinfo v0.7.3
+	github.com/moby/sys/mountinfo v0.7.3 // indirect
 	github.com/moby/sys/userns v0.2.1 // indirect
 	github.com/mr-tron/base58 v1.3.0 // indirect
 	github.com/multiformats/go-base32 v0.1.0 // indirect

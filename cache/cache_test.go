@@ -2,61 +2,14 @@ package cache
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
-	"io"
 	"io/fs"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 )
-
-// contents returns n chunks of random bytes, reproducible by seed.
-func contents(seed uint64, sizes ...int64) (data []byte, chunks []Chunk) {
-	r := rand.NewChaCha8([32]byte{byte(seed)})
-	for _, n := range sizes {
-		b := make([]byte, n)
-		r.Read(b)
-		chunks = append(chunks, Chunk{Size: n, Digest: sha256.Sum256(b)})
-		data = append(data, b...)
-	}
-	return data, chunks
-}
-
-func mustOpen(t *testing.T, dir string) *Cache {
-	t.Helper()
-	c, err := Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func mustBe(t *testing.T, c *Cache, k Key, want []byte) {
-	t.Helper()
-	f, err := c.OpenObject(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	got, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Fatalf("object %s has %d other bytes than the %d put in", k, len(got), len(want))
-	}
-}
-
-func mustWrite(t *testing.T, p *Partial, i int, data []byte) {
-	t.Helper()
-	if err := p.Write(i, data); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestKey(t *testing.T) {
 	k := Key{0xab, 1}
@@ -94,6 +47,7 @@ func TestPutAndKeepOverRestart(t *testing.T) {
 	}
 
 	// Killed: the next process of the same boot trusts what it finds.
+	kill(c)
 	c = mustOpen(t, dir)
 	mustBe(t, c, k, data)
 	// Ended well: so does one after a reboot.
@@ -201,7 +155,7 @@ func TestPartialAfterRestart(t *testing.T) {
 	mustWrite(t, p, 0, data[:5000])
 	mustWrite(t, p, 2, data[10000:])
 
-	f, err := os.OpenFile(p.path(), os.O_RDWR, 0)
+	f, err := os.OpenFile(c.partial(k), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +164,7 @@ func TestPartialAfterRestart(t *testing.T) {
 	}
 	f.Close()
 
+	kill(c)
 	c = mustOpen(t, dir)
 	p, err = c.Partial(k, chunks)
 	if err != nil {
@@ -307,6 +262,7 @@ func TestPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	kill(c)
 	c = mustOpen(t, dir)
 	for _, k := range []Key{gk, bk, sk} {
 		if c.Has(k) {

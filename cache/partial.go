@@ -2,11 +2,13 @@ package cache
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Partial is an object of which some chunks are here. There is at most one for
@@ -24,7 +26,8 @@ type Partial struct {
 	refs int // guarded by c.mu
 
 	mu      sync.RWMutex
-	f       *os.File
+	f       *os.File // open for writing until the object is complete
+	held    int64    // bytes that the file occupies, as accounted
 	state   []chunkState
 	missing int
 	done    bool // the file is the object now
@@ -47,10 +50,9 @@ func (c *Cache) Partial(k Key, chunks []Chunk) (*Partial, error) {
 	if c.closed {
 		return nil, ErrClosed
 	}
-	if p := c.partials[k]; p != nil {
-		if p.refs == 0 {
-			c.idle = slices.DeleteFunc(c.idle, func(q *Partial) bool { return q == p })
-		}
+	// One that is complete may be no object any more: found damaged, or evicted.
+	if p := c.partials[k]; p != nil && !(p.Complete() && !c.Has(k)) {
+		c.busy(p)
 		p.refs++
 		return p, nil
 	}
@@ -70,7 +72,7 @@ func (c *Cache) Partial(k Key, chunks []Chunk) (*Partial, error) {
 	return p, nil
 }
 
-func (p *Partial) path() string { return filepath.Join(p.c.dir, "partial", p.key.String()) }
+func (c *Cache) partial(k Key) string { return c.path("partial", k.String()) }
 
 // open takes up the file that an earlier process left, or makes one, or finds
 // that the object is complete.
@@ -82,39 +84,61 @@ func (p *Partial) open() error {
 		}
 		return nil
 	}
-	f, err := os.OpenFile(p.path(), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(p.c.partial(p.key), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return p.c.usage.noSpace(err)
 	}
 	p.f = f
-	end := p.flags() + int64(len(p.chunks))
-	st, err := f.Stat()
-	if err != nil {
+	if err := p.takeUp(); err != nil {
 		f.Close()
-		return err
-	}
-	if st.Size() != end {
-		// New, or of no use: not the length that it would have.
-		err := f.Truncate(0)
-		if err == nil {
-			err = f.Truncate(end)
-		}
-		if err != nil {
-			f.Close()
-		}
-		return err
-	}
-	flags := make([]byte, len(p.chunks))
-	if _, err := f.ReadAt(flags, p.flags()); err != nil {
-		f.Close()
-		return err
-	}
-	for i, b := range flags {
-		if b == 1 {
-			p.state[i] = claimed
-		}
+		return p.c.usage.noSpace(err)
 	}
 	return nil
+}
+
+// takeUp finds out what there is in the file.
+func (p *Partial) takeUp() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(p.f.Fd()), &st); err != nil {
+		return err
+	}
+	p.held = st.Blocks * 512
+	switch end := p.flags() + int64(len(p.chunks)); st.Size {
+	case end:
+		flags := make([]byte, len(p.chunks))
+		if _, err := p.f.ReadAt(flags, p.flags()); err != nil {
+			return err
+		}
+		for i, b := range flags {
+			if b == 1 {
+				p.state[i] = claimed
+			}
+		}
+		return nil
+	case p.offs[len(p.chunks)]:
+		// Its flags were cut off, and then its process ended: all is there.
+		for i := range p.state {
+			p.state[i] = claimed
+		}
+		return p.f.Truncate(end)
+	default: // new, or of no use: not the length that it would have
+		return errors.Join(p.f.Truncate(0), p.f.Truncate(end), p.account())
+	}
+}
+
+// account notes what the file occupies. p is not shared, or p.mu is held.
+func (p *Partial) account() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(p.f.Fd()), &st); err != nil {
+		return err
+	}
+	p.grow(st.Blocks*512 - p.held)
+	return nil
+}
+
+func (p *Partial) grow(n int64) {
+	p.held += n
+	p.c.usage.count(func(u *Usage) { u.Bytes += n; u.PartialBytes += n })
 }
 
 // flags is where the chunks' flags are in the file.
@@ -147,9 +171,16 @@ func (p *Partial) Release() {
 	}
 }
 
+// busy takes p from those that nobody uses. c.mu is held.
+func (c *Cache) busy(p *Partial) {
+	c.idle = slices.DeleteFunc(c.idle, func(q *Partial) bool { return q == p })
+}
+
 // forget closes a partial object that nobody uses. c.mu is held.
 func (c *Cache) forget(p *Partial) {
-	delete(c.partials, p.key)
+	if c.partials[p.key] == p {
+		delete(c.partials, p.key)
+	}
 	p.f.Close()
 }
 
@@ -164,13 +195,11 @@ func (p *Partial) Complete() bool {
 func (p *Partial) Has(i int) bool {
 	p.mu.RLock()
 	st := p.state[i]
+	good := st == claimed && p.intact(i)
 	p.mu.RUnlock()
 	if st != claimed {
 		return st == present
 	}
-	b := make([]byte, p.chunks[i].Size)
-	_, err := p.f.ReadAt(b, p.offs[i])
-	good := err == nil && sha256.Sum256(b) == p.chunks[i].Digest
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state[i] == claimed {
@@ -185,23 +214,51 @@ func (p *Partial) Has(i int) bool {
 	return p.state[i] == present
 }
 
+// intact reads chunk i and verifies it. p.mu is held.
+func (p *Partial) intact(i int) bool {
+	b := make([]byte, p.chunks[i].Size)
+	_, err := p.f.ReadAt(b, p.offs[i])
+	return err == nil && sha256.Sum256(b) == p.chunks[i].Digest
+}
+
 // Write stores chunk i, whose bytes the caller has verified. With the last
-// missing chunk the object becomes complete.
+// missing chunk the object becomes complete. The error wraps [ErrFull] when
+// there is no room for it, which is told after a tenth of a second at most.
 func (p *Partial) Write(i int, data []byte) error {
 	if int64(len(data)) != p.chunks[i].Size {
 		return fmt.Errorf("chunk %d of object %s has %d bytes, not %d", i, p.key, len(data), p.chunks[i].Size)
 	}
-	if err := p.write(i, data); err != nil {
-		return fmt.Errorf("store chunk %d of object %s: %w", i, p.key, err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state[i] == present {
+	if p.present(i) {
 		return nil
 	}
-	p.state[i] = present
-	p.missing--
+	taken := inBlocks(p.chunks[i].Size)
+	if err := p.c.usage.take(taken); err != nil {
+		return fmt.Errorf("store chunk %d of object %s: %w", i, p.key, err)
+	}
+	err := p.write(i, data)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.c.usage.give(taken)
+	if p.done {
+		return nil
+	}
+	if aerr := p.account(); err == nil {
+		err = aerr
+	}
+	if err != nil {
+		return fmt.Errorf("store chunk %d of object %s: %w", i, p.key, p.c.usage.noSpace(err))
+	}
+	if p.state[i] != present {
+		p.state[i] = present
+		p.missing--
+	}
 	return p.finish()
+}
+
+func (p *Partial) present(i int) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.state[i] == present
 }
 
 // write puts chunk i and then its flag into the file, if it is not there yet.
@@ -226,19 +283,38 @@ func (p *Partial) finish() error {
 	if p.missing > 0 || p.done {
 		return nil
 	}
-	err := p.f.Truncate(p.offs[len(p.chunks)])
-	if err == nil {
-		err = p.f.Chmod(0o444)
-	}
-	if err == nil {
-		err = p.c.publish(p.path(), p.key)
-	}
-	if err != nil {
+	if err := p.complete(); err != nil {
 		return fmt.Errorf("complete object %s: %w", p.key, err)
 	}
 	p.done = true
 	return nil
 }
 
+func (p *Partial) complete() error {
+	path := p.c.partial(p.key)
+	if err := p.f.Truncate(p.offs[len(p.chunks)]); err != nil {
+		return err
+	}
+	// Nobody has an object open for writing.
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if err := p.f.Close(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	p.f = f
+	if err := p.c.publish(path, p.key, p.held); err != nil {
+		return err
+	}
+	p.c.usage.count(func(u *Usage) { u.PartialBytes -= p.held })
+	p.held = 0
+	return nil
+}
+
 // ReadAt reads bytes of chunks that are here.
-func (p *Partial) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b, off) }
+func (p *Partial) ReadAt(b []byte, off int64) (int, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.f.ReadAt(b, off)
+}

@@ -2,9 +2,9 @@ package cache
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,32 +29,23 @@ func bootID() string {
 // begin notes that this boot writes here from now on, and sets everything
 // aside if an earlier one did not end well.
 func (c *Cache) begin() error {
-	last, err := os.ReadFile(c.session())
+	last, err := os.ReadFile(c.path("session"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	boot := bootID()
-	if s := string(last); s != "" && s != clean && (s != boot || boot == "unknown") {
+	if s := strings.TrimSpace(string(last)); s != clean && (s != boot || boot == "unknown") {
 		if err := c.setAside(); err != nil {
 			return err
 		}
 	}
-	suspects, err := os.ReadDir(filepath.Join(c.dir, "suspect"))
-	if err != nil {
-		return err
-	}
-	c.suspects = len(suspects) > 0
 	return c.writeSession(boot)
 }
 
+// end waits until everything is on disk, and says so there.
 func (c *Cache) end() error {
-	d, err := os.Open(c.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return err
+	if err := unix.Syncfs(int(c.root.Fd())); err != nil {
+		return fmt.Errorf("sync the cache: %w", err)
 	}
 	return c.writeSession(clean)
 }
@@ -66,41 +57,25 @@ func (c *Cache) setAside() error {
 		return err
 	}
 	for _, o := range objects {
-		from, to := filepath.Join(c.Dir(), o.Name()), filepath.Join(c.dir, "suspect", o.Name())
-		if err := os.Rename(from, to); err != nil {
+		if err := os.Rename(c.path("objects", o.Name()), c.path("suspect", o.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Cache) session() string { return filepath.Join(c.dir, "session") }
-
-// writeSession replaces the session file and waits until it is on disk: it is
-// what tells the next boot whether anything else is.
+// writeSession writes the session file and waits until it is on disk: it is what
+// tells the next boot whether anything else is. It is written in place and
+// always of one length, so that it can be on a full disk too; should it be torn,
+// it says neither that all is well nor this boot's name.
 func (c *Cache) writeSession(s string) error {
-	tmp := filepath.Join(c.dir, "tmp", "session")
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(c.path("session"), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(s)
+	_, err = fmt.Fprintf(f, "%-40s\n", s)
 	if err == nil {
 		err = f.Sync()
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, c.session())
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(c.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return errors.Join(err, f.Close(), c.root.Sync())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,8 +31,11 @@ type Config struct {
 
 	Log         Log         `toml:"log"`
 	API         API         `toml:"api"`
+	Metrics     Metrics     `toml:"metrics"`
 	IPFS        IPFS        `toml:"ipfs"`
+	Cache       Cache       `toml:"cache"`
 	FS          FS          `toml:"fs"`
+	Prefetch    Prefetch    `toml:"prefetch"`
 	Snapshotter Snapshotter `toml:"snapshotter"`
 }
 
@@ -45,6 +49,14 @@ type Log struct {
 type API struct {
 	// Address is its unix socket. Whoever can open it can add and read
 	// everything, so it is for root alone.
+	Address string `toml:"address"`
+}
+
+// Metrics is where figures for Prometheus are served, by GET /metrics. They are
+// on the API's socket in any case.
+type Metrics struct {
+	// Address is a TCP address as "127.0.0.1:9464"; empty for none. Who can
+	// connect to it learns which images this node has.
 	Address string `toml:"address"`
 }
 
@@ -98,13 +110,47 @@ type IPFS struct {
 	Gateway Gateway `toml:"gateway"`
 }
 
+// Cache is how much of files' contents is kept.
+type Cache struct {
+	// Budget is how many bytes of the disk it may occupy; contents of the images
+	// that were not used for longest go first, and never what is open. 0: no
+	// limit.
+	Budget Size `toml:"budget"`
+	// KeepFreePercent is how much of the file system is left free: below it no
+	// contents are added, and some go.
+	KeepFreePercent int `toml:"keep_free_percent"`
+	// Scrub is after how long everything is read and verified again. 0: never.
+	Scrub Duration `toml:"scrub"`
+}
+
 // FS is how files are made available.
 type FS struct {
+	// Mode is how lazy layers are mounted: "kernel" (names by EROFS and
+	// overlayfs, FUSE for contents that are missing), "fuse" (all by FUSE), or
+	// "auto" (by the kernel where it can).
+	Mode string `toml:"mode"`
 	// SmallObject is up to which size a file is fetched whole when it is first
 	// opened.
 	SmallObject Size `toml:"small_object"`
 	// LookupPatience is for how long opening a file may wait for that.
 	LookupPatience Duration `toml:"lookup_patience"`
+}
+
+// Prefetch is what is fetched before anybody reads it.
+type Prefetch struct {
+	// Head fetches, when an image is pulled, the files that its maker put
+	// before the landmark.
+	Head bool `toml:"head"`
+	// Background fetches the rest, when no container reads.
+	Background bool `toml:"background"`
+	// Rate is how many bytes of the rest, uncompressed, are fetched in a
+	// second. 0: no limit.
+	Rate Size `toml:"rate"`
+	// Concurrency is how many chunks are fetched at once.
+	Concurrency int `toml:"concurrency"`
+	// Quiet is for how long no container may have read anything that was
+	// missing, before the rest is fetched on.
+	Quiet Duration `toml:"quiet"`
 }
 
 // Snapshotter is how containerd is answered.
@@ -136,9 +182,20 @@ func Default() Config {
 			Patience:        Duration(700 * time.Millisecond),
 			Gateway:         Gateway{URLs: []string{}},
 		},
+		Cache: Cache{
+			Budget:          Size(32 << 30),
+			KeepFreePercent: 15,
+			Scrub:           Duration(7 * 24 * time.Hour),
+		},
 		FS: FS{
+			Mode:           "auto",
 			SmallObject:    Size(4 << 20),
 			LookupPatience: Duration(time.Second),
+		},
+		Prefetch: Prefetch{
+			Head: true, Background: true,
+			Concurrency: 4,
+			Quiet:       Duration(200 * time.Millisecond),
 		},
 		Snapshotter: Snapshotter{ResolveTimeout: Duration(10 * time.Second)},
 	}
@@ -202,6 +259,11 @@ func (c *Config) Check() error {
 			return fmt.Errorf("%s: %q is longer than the %d bytes a socket's path can have", s.key, s.path, maxSocket)
 		}
 	}
+	if c.Metrics.Address != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil {
+			return fmt.Errorf("metrics.address: %w", err)
+		}
+	}
 	if strings.ContainsAny(c.Root, ":,\\ \t\n") {
 		return fmt.Errorf("root: %q holds a character that mount options cannot (one of :,\\ or white space)", c.Root)
 	}
@@ -217,13 +279,33 @@ func (c *Config) Check() error {
 			return fmt.Errorf("%s: %v is not more than nothing", d.key, time.Duration(d.d))
 		}
 	}
-	if c.IPFS.Budget < 0 {
-		return fmt.Errorf("ipfs.budget: %d is less than nothing", c.IPFS.Budget)
+	for _, kept := range []struct {
+		section string
+		budget  Size
+		percent int
+	}{
+		{"ipfs", c.IPFS.Budget, c.IPFS.KeepFreePercent},
+		{"cache", c.Cache.Budget, c.Cache.KeepFreePercent},
+	} {
+		if kept.budget < 0 {
+			return fmt.Errorf("%s.budget: %d is less than nothing", kept.section, kept.budget)
+		}
+		if p := kept.percent; p < 0 || p > 99 {
+			return fmt.Errorf("%s.keep_free_percent: %d is not between 0 and 99", kept.section, p)
+		}
 	}
-	if p := c.IPFS.KeepFreePercent; p < 0 || p > 99 {
-		return fmt.Errorf("ipfs.keep_free_percent: %d is not between 0 and 99", p)
+	if c.Cache.Scrub < 0 {
+		return fmt.Errorf("cache.scrub: %v is less than nothing", time.Duration(c.Cache.Scrub))
 	}
 	if err := c.IPFS.checkSources(); err != nil {
+		return err
+	}
+	switch c.FS.Mode {
+	case "auto", "kernel", "fuse":
+	default:
+		return fmt.Errorf("fs.mode: %q is none of auto, kernel, fuse", c.FS.Mode)
+	}
+	if err := c.Prefetch.check(); err != nil {
 		return err
 	}
 	switch c.Log.Format {
@@ -235,6 +317,23 @@ func (c *Config) Check() error {
 	case "debug", "info", "warn", "error":
 	default:
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	return nil
+}
+
+// maxConcurrency is more than any link needs: the chunks under way are held in
+// memory, and stand before a reader that comes.
+const maxConcurrency = 64
+
+func (p *Prefetch) check() error {
+	if p.Rate < 0 {
+		return fmt.Errorf("prefetch.rate: %d is less than nothing (0 sets no limit; background = false fetches nothing)", p.Rate)
+	}
+	if p.Concurrency < 1 || p.Concurrency > maxConcurrency {
+		return fmt.Errorf("prefetch.concurrency: %d is not between 1 and %d (head = false and background = false turn prefetching off)", p.Concurrency, maxConcurrency)
+	}
+	if p.Quiet < 0 {
+		return fmt.Errorf("prefetch.quiet: %v is less than nothing", time.Duration(p.Quiet))
 	}
 	return nil
 }

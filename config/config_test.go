@@ -23,6 +23,10 @@ peers = ["/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW"]
 fetch_timeout = "1m30s"
 [fs]
 small_object = "64KiB"
+[prefetch]
+head = false
+rate = "20MiB"
+quiet = "1s"
 `), &cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -35,6 +39,9 @@ small_object = "64KiB"
 	}
 	if cfg.FS.SmallObject != 64<<10 {
 		t.Errorf("small_object = %d", cfg.FS.SmallObject)
+	}
+	if p := cfg.Prefetch; p.Head || !p.Background || p.Rate != 20<<20 || p.Concurrency != 4 || time.Duration(p.Quiet) != time.Second {
+		t.Errorf("prefetch = %+v", p)
 	}
 	if cfg.Address != config.Default().Address || cfg.Log.Format != "text" {
 		t.Errorf("what the file leaves out is not the default: %+v", cfg)
@@ -50,11 +57,20 @@ func TestParseRefuses(t *testing.T) {
 		"no duration":            {"[ipfs]\nfetch_timeout = 'soon'", "soon"},
 		"no size":                {"[fs]\nsmall_object = 'big'", "big"},
 		"negative duration":      {"[fs]\nlookup_patience = '-1s'", "fs.lookup_patience"},
+		"negative rate":          {"[prefetch]\nrate = '-1'", "-1"},
+		"no concurrency":         {"[prefetch]\nconcurrency = 0", "prefetch.concurrency"},
+		"much concurrency":       {"[prefetch]\nconcurrency = 65", "prefetch.concurrency"},
+		"negative quiet":         {"[prefetch]\nquiet = '-1s'", "prefetch.quiet"},
+		"metrics without a port": {"[metrics]\naddress = 'localhost'", "metrics.address"},
+		"negative budget":        {"[cache]\nbudget = '-1'", "cache.budget"},
+		"too much left free":     {"[cache]\nkeep_free_percent = 100", "cache.keep_free_percent"},
+		"negative scrub":         {"[cache]\nscrub = '-1h'", "cache.scrub"},
 		"no TOML":                {"root", "line 1"},
 		"relative root":          {"root = 'here'", "absolute"},
 		"root with a colon":      {"root = '/a:b'", "mount options"},
 		"long socket":            {"address = '/" + strings.Repeat("x", 120) + "'", "107"},
 		"mode":                   {"[ipfs]\nmode = 'open'", "ipfs.mode"},
+		"fs mode":                {"[fs]\nmode = 'fast'", "fs.mode"},
 		"log level":              {"[log]\nlevel = 'loud'", "log.level"},
 		"log format":             {"[log]\nformat = 'xml'", "log.format"},
 	} {

@@ -15,7 +15,7 @@ var _ objects.Contents = (*layers)(nil)
 
 // holders calls fn with each layer that holds object k, and what it says of
 // it, until fn returns false. Claims that proved wrong are left out.
-func (ls *layers) holders(k cache.Key, fn func(l *lazyLayer, obj layer.Object) bool) {
+func (ls *layers) holders(k cache.Key, fn func(l *lazyLayer, o layer.ObjectView) bool) {
 	ls.mu.RLock()
 	list, lies := ls.list, len(ls.lies) > 0
 	ls.mu.RUnlock()
@@ -29,7 +29,7 @@ func (ls *layers) holders(k cache.Key, fn func(l *lazyLayer, obj layer.Object) b
 		view, ok := l.index.Find(k)
 		more := true
 		if ok {
-			more = fn(l, view.Object())
+			more = fn(l, view)
 		}
 		l.users.RUnlock()
 		if !more {
@@ -60,11 +60,11 @@ func (ls *layers) lied(l *lazyLayer, k cache.Key) bool {
 // tells which.
 func (ls *layers) Find(k cache.Key) (obj layer.Object, sure, ok bool) {
 	sure = true
-	ls.holders(k, func(_ *lazyLayer, o layer.Object) bool {
+	ls.holders(k, func(_ *lazyLayer, o layer.ObjectView) bool {
 		switch {
 		case !ok:
-			obj, ok = o, true
-		case o.Size != obj.Size:
+			obj, ok = o.Object(), true
+		case o.Size() != obj.Size:
 			sure = false
 		}
 		return sure
@@ -93,11 +93,11 @@ func (ls *layers) FindID(id uint64) (k cache.Key, ok bool) {
 // ReadChunk implements [objects.Contents]: it asks one layer after the other.
 func (ls *layers) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []byte) error {
 	err := fmt.Errorf("object %s: %w", obj.Key, objects.ErrNoObject)
-	ls.holders(obj.Key, func(l *lazyLayer, o layer.Object) bool {
-		if o.Size != obj.Size || len(o.Chunks) != len(obj.Chunks) {
+	ls.holders(obj.Key, func(l *lazyLayer, o layer.ObjectView) bool {
+		if o.Size() != obj.Size || o.NumChunks() != len(obj.Chunks) {
 			return true
 		}
-		err = l.data.ReadChunk(ctx, o.Chunks[i], dst)
+		err = l.data.ReadChunk(ctx, o.Chunk(i), dst)
 		if errors.Is(err, layer.ErrChunk) {
 			ls.log.Error("a layer's bytes are not what its table of contents says", "cid", l.meta.CID, "object", obj.Key, "error", err)
 			ls.mu.Lock()

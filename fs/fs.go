@@ -3,8 +3,8 @@
 // It keeps, for each layer, what is needed to read it (package layer), merges
 // the names of a run of layers into one EROFS image and mounts that (package
 // tree), and serves the contents that are missing (package objects) out of
-// those that are here (package cache). An overlay over a tree and [FS.DataDirs]
-// is the file system of a container.
+// those that are here (package cache). An overlay over trees
+// ([FS.MountOverlay]) is the file system of a container.
 //
 // Layout below the root:
 //
@@ -24,11 +24,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/fusetree"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/prefetch"
 )
 
 // Opener opens a layer's blob by its CID.
@@ -39,92 +43,99 @@ type Config struct {
 	Root string // directory of its state and its mounts
 	Open Opener
 
+	// Mode is how lazy layers are mounted: [mounts.ModeAuto],
+	// [mounts.ModeKernel] or [mounts.ModeFUSE].
+	Mode string
+
 	// SmallObject and LookupPatience are the file system's part of
 	// [objects.Config].
 	SmallObject    int64
 	LookupPatience time.Duration
+
+	// Cache is how much is kept, and how often it is verified; where, what for
+	// and the log are ours to say.
+	Cache    cache.Options
+	Prefetch prefetch.Config
 
 	Log *slog.Logger
 }
 
 // FS is the lazy layers of a node, and their mounts.
 type FS struct {
-	cfg     Config
-	cache   *cache.Cache
-	layers  *layers
-	trees   *trees
-	loader  *objects.Loader
-	objects *objects.Server
+	cfg      Config
+	mode     mounts.Choice
+	show     shower
+	cache    *cache.Cache
+	layers   *layers
+	trees    *trees
+	uses     *uses
+	loader   *objects.Loader
+	prefetch *prefetch.Prefetcher
+
+	treeStats fusetree.Stats // of mode fuse
+
+	overlays sync.Mutex      // held while one is mounted, so that none is mounted twice
+	live     map[string]bool // overlays that are known to be mounted and served, by directory
 }
 
-// New opens the state in cfg.Root, and mounts what serves missing objects. The
-// trees that containers use are mounted still, or again when they are next
-// asked for.
-func New(cfg Config) (_ *FS, err error) {
-	f := &FS{cfg: cfg}
-	for _, d := range []string{"layers", "trees", "fuse"} {
-		// Nobody but root reads what is below: an image's files are its own.
-		if d == "fuse" {
-			if err := unmountStale(filepath.Join(cfg.Root, d)); err != nil {
-				return nil, err
-			}
+// New opens the state in cfg.Root, finds out how this machine mounts lazy
+// layers, and serves missing objects. The trees that containers use are mounted
+// still, or again when they are next asked for. ctx bounds the finding out.
+func New(ctx context.Context, cfg Config) (_ *FS, err error) {
+	f := &FS{cfg: cfg, live: map[string]bool{}}
+	undo := func(what func() error) {
+		if err != nil {
+			err = errors.Join(err, what())
 		}
+	}
+	for _, d := range []string{"layers", "trees"} {
+		// Nobody but root reads what is below: an image's files are its own.
 		if err := os.MkdirAll(filepath.Join(cfg.Root, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}
 	}
-	if f.cache, err = cache.Open(filepath.Join(cfg.Root, "cache")); err != nil {
+	if f.mode, err = ChooseMode(ctx, cfg.Root, cfg.Mode); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.cache.Close())
-		}
-	}()
+	cfg.Log.Info("lazy layers are mounted by "+f.mode.Mode, "why", f.mode.Why)
 	if f.layers, err = openLayers(filepath.Join(cfg.Root, "layers"), cfg.Open, cfg.Log); err != nil {
 		return nil, err
 	}
+	defer func() { undo(f.layers.close) }()
 	if f.trees, err = openTrees(filepath.Join(cfg.Root, "trees"), f.layers, cfg.Log); err != nil {
 		return nil, err
 	}
-	if err := f.trees.probe(context.Background()); err != nil {
-		return nil, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
-	}
-	f.loader = objects.NewLoader(f.layers, f.cache)
-	f.objects, err = objects.Mount(objects.Config{
-		Dir:       filepath.Join(cfg.Root, "fuse"),
-		SmallSize: cfg.SmallObject,
-		Patience:  cfg.LookupPatience,
-		Log:       cfg.Log,
-	}, f.loader)
-	if err != nil {
+	f.uses = &uses{layers: f.layers, trees: f.trees, log: cfg.Log}
+	cfg.Cache.Dir, cfg.Cache.Layers, cfg.Cache.Log = filepath.Join(cfg.Root, "cache"), f.uses, cfg.Log
+	if f.cache, err = cache.Open(cfg.Cache); err != nil {
 		return nil, err
 	}
+	defer func() { undo(f.cache.Close) }()
+	f.loader = objects.NewLoader(f.layers, f.cache)
+	if err := hideDead(f.trees.root); err != nil {
+		return nil, err
+	}
+	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader, &f.treeStats); err != nil {
+		return nil, err
+	}
+	f.trees.show = f.show
 	// A daemon that was killed left overlays behind whose files point at its
 	// dead mount. Those that are in the cache need not.
-	f.forget()
+	f.uses.Forget(f.cache.Dir())
+	f.prefetch = prefetch.New(cfg.Prefetch, ahead{f.loader, f.cache}, cfg.Log)
+	f.resume()
 	return f, nil
 }
 
-// Close stops serving. Trees and the overlays over them stay mounted: what is
-// in the cache reads on.
+// Close stops serving. In mode kernel trees and the overlays over them stay
+// mounted: what is in the cache reads on.
 func (f *FS) Close() error {
-	err := f.objects.Close()
-	f.forget()
-	return errors.Join(err, f.layers.close(), f.cache.Close())
-}
-
-// forget makes overlays look again for the files that they found in FUSE.
-func (f *FS) forget() {
-	if err := forgetContents(f.cache.Dir()); err != nil {
-		f.cfg.Log.Warn("some open file systems did not forget where their files were", "error", err)
-	}
-}
-
-// DataDirs returns the directories that hold objects, in the order in which
-// overlayfs is to ask them.
-func (f *FS) DataDirs() []string {
-	return []string{f.cache.Dir(), filepath.Join(f.cfg.Root, "fuse")}
+	f.prefetch.Close()
+	err := f.show.close()
+	f.loader.Close()
+	f.uses.Forget(f.cache.Dir())
+	f.trees.drafts.close()
+	return errors.Join(err, f.cache.Close(), f.layers.close()) // in this order: the cache asks the layers
 }
 
 // Run is lazy layers that lie directly on one another. It is another name of a
@@ -137,22 +148,41 @@ type Run = struct {
 // Add readies the layer with this CID to be the top of a run: it fetches its
 // table of contents, verifies it against tocDigest ("" when the image names
 // none), keeps it, and checks that its names can lie on those of the run. Any
-// error means that the layer cannot be lazy.
+// error means that the layer cannot be lazy. Prefetching it begins, and is not
+// waited for.
 func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
-	l, err := f.layers.add(ctx, cid, tocDigest)
+	l, entries, err := f.layers.add(ctx, cid, tocDigest)
 	if err != nil {
 		return 0, 0, err
 	}
 	on.CIDs = append(slices.Clone(on.CIDs), cid)
-	if err := f.trees.check(ctx, on); err != nil {
+	err = f.trees.check(ctx, on, entries)
+	for range on.CIDs {
+		if !errors.Is(err, layer.ErrDamaged) {
+			break
+		}
+		// One of the layers turned out to be damaged here: fetch it again.
+		if err = f.layers.mend(ctx, on.CIDs); err == nil {
+			err = f.trees.check(ctx, on, entries)
+		}
+	}
+	if err != nil {
 		return 0, 0, err
 	}
+	f.prefetch.Add(prefetched{l})
 	return l.meta.DiskBytes, l.meta.Names, nil
 }
 
 // Tree returns a directory with the merged names of a run of layers, and mounts
 // it where necessary. Trees among those below the run are mounted already.
-func (f *FS) Tree(ctx context.Context, run Run) (string, error) { return f.trees.mount(ctx, run) }
+func (f *FS) Tree(ctx context.Context, run Run) (string, error) {
+	dir, err := f.trees.mount(ctx, run)
+	if err == nil {
+		f.prefetch.Use(run.CIDs)
+		f.uses.touch(run.CIDs)
+	}
+	return dir, err
+}
 
 // TreeDir returns the directory that [FS.Tree] would return.
 func (f *FS) TreeDir(run Run) (string, error) {
@@ -166,5 +196,7 @@ func (f *FS) TreeDir(run Run) (string, error) {
 // Retain forgets all layers but those with these CIDs, and unmounts all trees
 // but those at these directories.
 func (f *FS) Retain(cids, treeDirs []string) error {
+	f.prefetch.Retain(cids)
+	f.uses.touchMounted()
 	return errors.Join(f.trees.retain(cids, treeDirs), f.layers.retain(cids))
 }

@@ -1,7 +1,6 @@
 package fs_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +16,15 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // TestLife goes through a layer's whole life, with the network taken away and
 // the daemon stopped at the worst times.
-func TestLife(t *testing.T) {
-	var s store
+func TestLife(t *testing.T) { inModes(t, life) }
+
+func life(t *testing.T, mode string) {
+	s := store{mode: mode}
 	small, big, other := random(1, 5000), random(2, 2_500_000), random(3, 9000)
 	toc1 := s.add(t, "one", file{name: "d/", dir: true}, file{name: "d/small", body: small}, file{name: "d/big", body: big}, file{name: "gone", body: "x"})
 	toc2 := s.add(t, "two", file{name: ".wh.gone"}, file{name: "d/other", body: other}, file{name: "d/unread", body: random(4, 2_000_000)})
@@ -51,7 +53,7 @@ func TestLife(t *testing.T) {
 	again, umountAgain := overlay(t, f, "one", "two")
 	defer umountAgain()
 	mustRead(t, again+"/d/big", big)
-	if n := mounts(t, filepath.Join(root, "trees")); n != 1 {
+	if n := mountsBelow(t, filepath.Join(root, "trees")); n != 1 {
 		t.Errorf("%d trees are mounted for two containers of one image", n)
 	}
 
@@ -67,13 +69,16 @@ func TestLife(t *testing.T) {
 	}
 
 	// The daemon is stopped: what was read is read still, in overlays that
-	// were mounted before, also what was opened through FUSE.
+	// were mounted before, also what was opened through FUSE. In mode fuse
+	// nobody serves it.
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	mustRead(t, dir+"/d/small", small)
-	mustRead(t, dir+"/d/big", big)
-	mustRead(t, again+"/d/other", other)
+	if mode == mounts.ModeKernel {
+		mustRead(t, dir+"/d/small", small)
+		mustRead(t, dir+"/d/big", big)
+		mustRead(t, again+"/d/other", other)
+	}
 
 	// It is started again, with no network: the layers are there, and a new
 	// container reads what was read, fetching nothing.
@@ -100,7 +105,7 @@ func TestLife(t *testing.T) {
 	if err := f.Retain([]string{"one", "two"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if n := mounts(t, filepath.Join(root, "trees")); n != 0 {
+	if n := mountsBelow(t, filepath.Join(root, "trees")); n != 0 {
 		t.Errorf("%d trees are mounted for no container", n)
 	}
 	if err := f.Retain(nil, nil); err != nil {
@@ -118,8 +123,10 @@ func TestLife(t *testing.T) {
 
 // TestTreeOverNormal mounts two runs of lazy layers with normal ones below and
 // between, as a container has them.
-func TestTreeOverNormal(t *testing.T) {
-	var s store
+func TestTreeOverNormal(t *testing.T) { inModes(t, treeOverNormal) }
+
+func treeOverNormal(t *testing.T, mode string) {
+	s := store{mode: mode}
 	s.add(t, "one", file{name: "a/", dir: true}, file{name: "a/.wh.gone"}, file{name: "a/.wh.never"}, file{name: "b/", dir: true}, file{name: "b/.wh.never"})
 	s.add(t, "two", file{name: "a/", dir: true}, file{name: "a/.wh.file"}, file{name: "b/", dir: true}, file{name: "b/.wh.file"}, file{name: "c/", dir: true}, file{name: "c/.wh.never"})
 	root := t.TempDir()
@@ -147,8 +154,7 @@ func TestTreeOverNormal(t *testing.T) {
 		dirs = slices.Insert(dirs, []int{1, 0}[i], dir)
 	}
 	mnt := t.TempDir()
-	options := "lowerdir=" + strings.Join(dirs, ":") + "::" + strings.Join(f.DataDirs(), "::") + ",metacopy=on"
-	if err := unix.Mount("overlay", mnt, "overlay", unix.MS_RDONLY, options); err != nil {
+	if err := f.MountOverlay(mnt, fs.Overlay{Lower: dirs, OverNormal: true}); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Join(list(t, mnt), " "); got != "a b c" {
@@ -209,8 +215,10 @@ func list(t *testing.T, dir string) (names []string) {
 
 // TestRefused checks that a layer that cannot be lazy says why, and leaves
 // nothing behind that would be in the way of the right one.
-func TestRefused(t *testing.T) {
-	var s store
+func TestRefused(t *testing.T) { inModes(t, refused) }
+
+func refused(t *testing.T, mode string) {
+	s := store{mode: mode}
 	toc := s.add(t, "good", file{name: "a", body: "a"})
 	s.add(t, "other", file{name: "b", body: "b"})
 	s.add(t, "dangling", file{name: "c", link: "nowhere"})
@@ -248,13 +256,15 @@ func TestRefused(t *testing.T) {
 
 // TestCancelled checks that a pull that is called off fails no other pull of
 // the same layer.
-func TestCancelled(t *testing.T) {
-	var s store
+func TestCancelled(t *testing.T) { inModes(t, cancelled) }
+
+func cancelled(t *testing.T, mode string) {
+	s := store{mode: mode}
 	toc := s.add(t, "one", file{name: "a", body: "a"})
 	gate, waiting := make(chan struct{}), make(chan struct{}, 8)
 	root := t.TempDir()
-	f, err := fs.New(fs.Config{
-		Root: root,
+	f, err := fs.New(t.Context(), fs.Config{
+		Root: root, Mode: mode,
 		Open: func(ctx context.Context, cid string) (layer.Source, error) {
 			waiting <- struct{}{}
 			select {
@@ -292,53 +302,6 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// TestDamagedState checks that what was damaged while the daemon was down is
-// told of and gone, and blocks nothing else.
-func TestDamagedState(t *testing.T) {
-	var s store
-	tocs := map[string]string{}
-	root := t.TempDir()
-	f := start(t, root, &s)
-	for _, cid := range []string{"good", "bad", "worse", "worst"} {
-		tocs[cid] = s.add(t, cid, file{name: cid, body: cid})
-		add(t, f, cid, tocs[cid])
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	layers := filepath.Join(root, "layers")
-	entries, err := os.ReadDir(filepath.Join(layers, "bad"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json") {
-			continue
-		}
-		if err := os.Truncate(filepath.Join(layers, "bad", e.Name()), 10); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(
-		os.WriteFile(filepath.Join(layers, "worse", "layer.json"), []byte("{"), 0o600),
-		os.RemoveAll(filepath.Join(layers, "worst")), os.WriteFile(filepath.Join(layers, "worst"), nil, 0o600),
-		os.Mkdir(filepath.Join(layers, "tmp-1"), 0o700),
-	); err != nil {
-		t.Fatal(err)
-	}
-	f = running(t, root, &s)
-	left, err := os.ReadDir(layers)
-	if err != nil || len(left) != 1 || left[0].Name() != "good" {
-		t.Errorf("left: %v, %v", left, err)
-	}
-	for cid, toc := range tocs {
-		add(t, f, cid, toc)
-		dir, umount := overlay(t, f, cid)
-		mustRead(t, filepath.Join(dir, cid), cid)
-		umount()
-	}
-}
-
 // TestStaleFUSE checks that a start after the daemon was killed replaces the
 // dead mount, and that overlays of before read what is in the cache.
 func TestStaleFUSE(t *testing.T) {
@@ -367,26 +330,4 @@ func TestStaleFUSE(t *testing.T) {
 	dir, umount := overlay(t, f, "one")
 	defer umount()
 	mustRead(t, dir+"/a", "hello")
-}
-
-// TestDamagedLayer checks that a layer whose bytes are not what its table of
-// contents says spoils nothing for another that has the same file.
-func TestDamagedLayer(t *testing.T) {
-	var s store
-	body := random(9, 50_000)
-	toc := s.add(t, "honest", file{name: "a", body: body})
-	damaged := bytes.Clone(s.blobs["honest"])
-	for i := 1000; i < 2000; i++ {
-		damaged[i] ^= 0xff // in the file's contents: random bytes do not compress
-	}
-	s.blobs["damaged"] = damaged
-	f := running(t, t.TempDir(), &s)
-	add(t, f, "damaged", toc)
-	dir, umount := overlay(t, f, "damaged")
-	defer umount()
-	if _, err := os.ReadFile(dir + "/a"); !errors.Is(err, unix.EIO) {
-		t.Errorf("read of a damaged file: %v", err)
-	}
-	add(t, f, "honest", toc)
-	mustRead(t, dir+"/a", body)
 }

@@ -3,6 +3,7 @@ package fs_test
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,10 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // The tests of this package need root: they mount EROFS, FUSE and overlayfs.
@@ -29,10 +32,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // store holds layers' blobs by name, and can be unplugged.
 type store struct {
+	mode string // in which file systems that read from it are started; empty: auto
+
 	mu    sync.Mutex
 	blobs map[string][]byte
 	down  bool
 	bytes int // read so far
+	reads int // of these
 }
 
 var errDown = errors.New("no peer has it")
@@ -55,6 +61,12 @@ func (s *store) read() int {
 	return s.bytes
 }
 
+func (s *store) counts() (reads, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads, s.bytes
+}
+
 func (s *store) unplug(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,6 +87,7 @@ func (b blob) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 		return 0, errDown
 	}
 	b.s.bytes += len(p)
+	b.s.reads++
 	return bytes.NewReader(b.s.blobs[b.cid]).ReadAt(p, off)
 }
 
@@ -82,6 +95,7 @@ type file struct {
 	name, body string
 	link       string
 	dir        bool
+	first      bool // before the landmark
 }
 
 // add makes an eStargz layer and returns the digest of its TOC.
@@ -89,7 +103,11 @@ func (s *store) add(t *testing.T, cid string, files ...file) string {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
+	var first []string
 	for _, f := range files {
+		if f.first {
+			first = append(first, f.name)
+		}
 		h := &tar.Header{Name: f.name, Mode: 0o755, Size: int64(len(f.body)), Typeflag: tar.TypeReg, ModTime: time.Unix(1e9, 0)}
 		switch {
 		case f.dir:
@@ -107,7 +125,7 @@ func (s *store) add(t *testing.T, cid string, files ...file) string {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000))
+	b, err := estargz.Build(io.NewSectionReader(bytes.NewReader(buf.Bytes()), 0, int64(buf.Len())), estargz.WithChunkSize(100_000), estargz.WithPrioritizedFiles(first))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,11 +147,24 @@ func random(seed byte, n int) string {
 	return string(b)
 }
 
-func start(t *testing.T, root string, s *store) *fs.FS {
+// inModes runs a test in both modes.
+func inModes(t *testing.T, test func(t *testing.T, mode string)) {
+	for _, mode := range []string{mounts.ModeKernel, mounts.ModeFUSE} {
+		t.Run(mode, func(t *testing.T) { test(t, mode) })
+	}
+}
+
+func start(t testing.TB, root string, s *store) *fs.FS {
 	t.Helper()
-	f, err := fs.New(fs.Config{
-		Root: root, Open: s.open, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	return startLogging(t, root, s, t.Output(), slog.LevelInfo)
+}
+
+// startLogging is like start; what is logged from a level on is written to log.
+func startLogging(t testing.TB, root string, s *store, log io.Writer, level slog.Level) *fs.FS {
+	t.Helper()
+	f, err := fs.New(t.Context(), fs.Config{
+		Root: root, Open: s.open, Mode: cmp.Or(s.mode, mounts.ModeAuto), SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
+		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -145,12 +176,16 @@ func start(t *testing.T, root string, s *store) *fs.FS {
 // when the test ends.
 func running(t *testing.T, root string, s *store) *fs.FS {
 	f := start(t, root, s)
-	t.Cleanup(func() {
-		if err := errors.Join(f.Retain(nil, nil), f.Close()); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { stop(t, f) })
 	return f
+}
+
+// stop unmounts all and stops the file system.
+func stop(t testing.TB, f *fs.FS) {
+	t.Helper()
+	if err := errors.Join(f.Retain(nil, nil), f.Close()); err != nil {
+		t.Error(err)
+	}
 }
 
 func add(t *testing.T, f *fs.FS, cid, toc string, on ...string) {
@@ -168,8 +203,7 @@ func overlay(t *testing.T, f *fs.FS, cids ...string) (dir string, umount func())
 		t.Fatal(err)
 	}
 	dir = t.TempDir()
-	lower := strings.Join(append([]string{tree}, f.DataDirs()...), "::")
-	if err := unix.Mount("overlay", dir, "overlay", unix.MS_RDONLY, "lowerdir="+lower); err != nil {
+	if err := f.MountOverlay(dir, fs.Overlay{Lower: []string{tree}}); err != nil {
 		t.Fatal(err)
 	}
 	return dir, sync.OnceFunc(func() {
@@ -189,7 +223,7 @@ func mustRead(t *testing.T, path, want string) {
 	}
 }
 
-func mounts(t *testing.T, below string) (n int) {
+func mountsBelow(t *testing.T, below string) (n int) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -201,4 +235,13 @@ func mounts(t *testing.T, below string) (n int) {
 		}
 	}
 	return n
+}
+
+func cacheUsage(t *testing.T, f *fs.FS) cache.Usage {
+	t.Helper()
+	s, err := f.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Cache
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -12,11 +13,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/durable"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -48,6 +51,8 @@ type lazyLayer struct {
 
 	users sync.RWMutex // read-held while index or data are used, so that neither is closed then
 	gone  bool
+
+	damaged atomic.Bool // its table of contents: the layer is to be fetched again
 }
 
 // layerMeta is what a layer's directory says of itself.
@@ -96,7 +101,7 @@ func (ls *layers) changed() {
 	})
 }
 
-const tmpPrefix = "tmp-"
+const tmpPrefix = durable.TmpPrefix
 
 // load opens the layer whose files are in dir/name.
 func (ls *layers) load(name string) (*lazyLayer, error) {
@@ -120,33 +125,34 @@ func (ls *layers) load(name string) (*lazyLayer, error) {
 }
 
 // add returns the layer with this CID, fetching and verifying its table of
-// contents if it is not here.
-func (ls *layers) add(ctx context.Context, cid, tocDigest string) (*lazyLayer, error) {
+// contents if it is not here, or damaged. It returns the layer's entries too if
+// it had to read them.
+func (ls *layers) add(ctx context.Context, cid, tocDigest string) (*lazyLayer, []layer.Entry, error) {
 	want := digest.Digest(tocDigest)
 	if want != "" {
 		if err := want.Validate(); err != nil {
-			return nil, fmt.Errorf("TOC digest %q: %w", tocDigest, err)
+			return nil, nil, fmt.Errorf("TOC digest %q: %w", tocDigest, err)
 		}
 	}
 	if cid == "" || strings.ContainsAny(cid, "/.") {
-		return nil, fmt.Errorf("%q is no CID", cid)
+		return nil, nil, fmt.Errorf("%q is no CID", cid)
 	}
-	l, ok := ls.get(cid)
-	for !ok {
+	var got fetched
+	for ok := false; !ok; {
 		// Pulls of one image at a time share the fetch. When the one that
 		// does it is called off, another takes over.
 		v, err, _ := ls.adds.Do(cid+" "+tocDigest, func() (any, error) { return ls.fetch(ctx, cid, want) })
 		switch {
 		case err == nil:
-			l, ok = v.(*lazyLayer), true
+			got, ok = v.(fetched), true
 		case ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if want != "" && l.meta.TOCDigest != want {
-		return nil, fmt.Errorf("%w: the image says %s, the layer has %s", layer.ErrTOCDigest, want, l.meta.TOCDigest)
+	if want != "" && got.layer.meta.TOCDigest != want {
+		return nil, nil, fmt.Errorf("%w: the image says %s, the layer has %s", layer.ErrTOCDigest, want, got.layer.meta.TOCDigest)
 	}
-	return l, nil
+	return got.layer, got.entries, nil
 }
 
 func (ls *layers) get(cid string) (*lazyLayer, bool) {
@@ -156,19 +162,74 @@ func (ls *layers) get(cid string) (*lazyLayer, bool) {
 	return l, ok
 }
 
+// intact returns the layer with this CID, unless it is to be fetched.
+func (ls *layers) intact(cid string) (*lazyLayer, bool) {
+	l, ok := ls.get(cid)
+	return l, ok && !l.damaged.Load()
+}
+
+// entries reads the entries of a layer. Should they be damaged the layer is
+// fetched again when it is next added.
+func (ls *layers) entries(ctx context.Context, cid string) ([]layer.Entry, error) {
+	l, ok := ls.get(cid)
+	if !ok {
+		return nil, errNotHere(cid)
+	}
+	entries, err := layer.LoadEntries(ctx, filepath.Join(ls.dir, cid))
+	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+		l.damaged.Store(true)
+		ls.log.Warn("a layer's table of contents is damaged: remove its images and pull one again", "cid", cid, "error", err)
+		return nil, fmt.Errorf("layer %s: %w (remove its images and pull one again)", cid, errors.Join(layer.ErrDamaged, err))
+	}
+	return entries, err
+}
+
+func errNotHere(cid string) error {
+	return fmt.Errorf("layer %s is not here (remove the image and pull it again)", cid)
+}
+
+// mend fetches those of the layers again that turned out to be damaged.
+func (ls *layers) mend(ctx context.Context, cids []string) error {
+	for _, cid := range cids {
+		l, ok := ls.get(cid)
+		if !ok {
+			return errNotHere(cid)
+		}
+		if !l.damaged.Load() {
+			continue
+		}
+		if _, _, err := ls.add(ctx, cid, l.meta.TOCDigest.String()); err != nil {
+			return fmt.Errorf("fetch the damaged layer %s again: %w", cid, err)
+		}
+	}
+	return nil
+}
+
+// fetched is a layer, and its entries if they were just read.
+type fetched struct {
+	layer   *lazyLayer
+	entries []layer.Entry
+}
+
 // fetch reads a layer's table of contents and keeps what is needed of it.
-func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (*lazyLayer, error) {
-	if l, ok := ls.get(cid); ok {
-		return l, nil
+func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (fetched, error) {
+	if l, ok := ls.intact(cid); ok {
+		return fetched{layer: l}, nil
 	}
 	src, err := ls.open(ctx, cid)
 	if err != nil {
-		return nil, err
+		return fetched{}, err
 	}
 	toc, err := layer.ReadTOC(ctx, src, want)
 	if err != nil {
-		return nil, err
+		return fetched{}, err
 	}
+	l, err := ls.keep(cid, src.Size(), toc)
+	return fetched{l, toc.Entries}, err
+}
+
+// keep writes what is needed of a layer of size bytes, and opens it.
+func (ls *layers) keep(cid string, size int64, toc *layer.TOC) (*lazyLayer, error) {
 	tmp, err := os.MkdirTemp(ls.dir, tmpPrefix)
 	if err != nil {
 		return nil, err
@@ -177,7 +238,7 @@ func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (*l
 	if err := layer.Save(tmp, toc); err != nil {
 		return nil, err
 	}
-	meta := layerMeta{CID: cid, TOCDigest: toc.Digest, Size: src.Size(), Names: int64(len(toc.Entries))}
+	meta := layerMeta{CID: cid, TOCDigest: toc.Digest, Size: size, Names: int64(len(toc.Entries))}
 	if meta.DiskBytes, err = filesSize(tmp); err != nil {
 		return nil, err
 	}
@@ -185,13 +246,18 @@ func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (*l
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, metaFile), b, 0o600); err != nil {
+	err = durable.Write(filepath.Join(tmp, metaFile), func(f *os.File) error {
+		_, err := f.Write(b)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if l := ls.byCID[cid]; l != nil {
-		return l, nil
+	old := ls.byCID[cid]
+	if old != nil && !old.damaged.Load() {
+		return old, nil
 	}
 	dir := filepath.Join(ls.dir, cid)
 	if err := os.RemoveAll(dir); err != nil {
@@ -200,12 +266,18 @@ func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (*l
 	if err := os.Rename(tmp, dir); err != nil {
 		return nil, err
 	}
+	if err := durable.SyncDir(ls.dir); err != nil {
+		return nil, err
+	}
 	l, err := ls.load(cid)
 	if err != nil {
 		return nil, err
 	}
 	ls.byCID[cid] = l
 	ls.changed()
+	if old != nil {
+		go old.close() // as in retain
+	}
 	return l, nil
 }
 

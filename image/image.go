@@ -103,6 +103,17 @@ func (c Containerd) connect(ctx context.Context) (context.Context, *containerd.C
 	return ctx, client, nil
 }
 
+// Check tells whether containerd answers and has the snapshotter called name,
+// and what to do if not.
+func (c Containerd) Check(ctx context.Context, name string) error {
+	ctx, client, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return checkSnapshotter(ctx, client, name)
+}
+
 func unreachable(address string, err error) error {
 	return fmt.Errorf("%w at %s: %w; start it (systemctl start containerd), or say where its socket is", ErrNoContainerd, address, err)
 }

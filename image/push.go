@@ -16,6 +16,7 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/estargz"
 	"github.com/ipfs-stargz/ipfs-stargz/image/layout"
 	"github.com/ipfs-stargz/ipfs-stargz/image/oci"
+	"github.com/ipfs-stargz/ipfs-stargz/image/optimize"
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/importer"
@@ -38,6 +39,11 @@ type PushOptions struct {
 	// EStargz says how layers are converted. Other options make other layers,
 	// and so another CID.
 	EStargz estargz.Options
+
+	// Optimize, if not nil, has the image of this machine's platform run once;
+	// what its container opens comes first in its layers. The image must be in
+	// containerd.
+	Optimize *Optimize
 
 	// Profile, if not "", says how all blobs are cut into blocks: as other tools
 	// do it, which then give them the same CIDs. By default layers are cut at
@@ -63,16 +69,18 @@ type PushResult struct {
 	Blobs  int                // of the image: documents and layers
 	Bytes  int64              // of these
 
-	Converted int      // layers that became eStargz
-	Kept      int      // layers that were lazy already
-	Plain     int      // layers that are not lazy
-	Warnings  []string // why not, and other things to know
+	Converted int             // layers that became eStargz
+	Kept      int             // layers that were lazy already
+	Plain     int             // layers that are not lazy
+	Warnings  []string        // why not, and other things to know
+	Optimized optimize.Result // what the run showed, if Optimize asked for one
 	Took      time.Duration
 }
 
 // Push puts an image into IPFS, through the daemon, which pins it: its layers
 // as eStargz, its documents rewritten for them. The same image gives the same
-// CID, wherever and whenever it is pushed. What was made on the way is removed
+// CID, wherever and whenever it is pushed, unless it is run before (Optimize):
+// what it opens then is not always the same. What was made on the way is removed
 // again, on errors too and when ctx ends.
 func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 	begin := time.Now()
@@ -87,6 +95,10 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
 	}
 	defer src.Close()
+	ran, err := runOnce(sctx, src, o)
+	if err != nil {
+		return PushResult{}, fmt.Errorf("push %s: optimize: %w", o.Image, err)
+	}
 	dir, err := os.MkdirTemp(o.TempDir, "ipfs-stargz-push-*")
 	if err != nil {
 		return PushResult{}, fmt.Errorf("push %s: %w", o.Image, err)
@@ -96,6 +108,7 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 	job := convert.Job{
 		Source:   src.blobs,
 		Root:     src.root,
+		First:    ran.Layers,
 		Choice:   oci.Choice{All: o.AllPlatforms, Platforms: o.Platforms},
 		Dir:      dir,
 		Layer:    convert.With(o.EStargz),
@@ -122,8 +135,8 @@ func Push(ctx context.Context, o PushOptions) (_ PushResult, err error) {
 	}
 	return PushResult{
 		CID: root, Target: target, Blobs: len(made.Blobs), Bytes: sum(made.Blobs),
-		Converted: made.Converted, Kept: made.Kept, Plain: made.Plain, Warnings: made.Warnings,
-		Took: time.Since(begin),
+		Converted: made.Converted, Kept: made.Kept, Plain: made.Plain,
+		Warnings: append(ran.Warnings(), made.Warnings...), Optimized: ran, Took: time.Since(begin),
 	}, nil
 }
 

@@ -27,9 +27,10 @@ const (
 
 // source is an image to push.
 type source struct {
-	name  string // to record in an archive; may be ""
-	root  ocispec.Descriptor
-	blobs content.Provider
+	name       string // to record in an archive; may be ""
+	root       ocispec.Descriptor
+	blobs      content.Provider
+	containerd *containerd.Client // that has the image; nil if it is in a layout
 	io.Closer
 }
 
@@ -110,7 +111,7 @@ func openContainerd(ctx context.Context, name string, at Containerd) (context.Co
 		}
 		return nil, nil, fmt.Errorf("image %q: %w", name, err)
 	}
-	return ctx, &source{name: img.Name, root: img.Target, blobs: client.ContentStore(), Closer: client}, nil
+	return ctx, &source{name: img.Name, root: img.Target, blobs: client.ContentStore(), containerd: client, Closer: client}, nil
 }
 
 // notInStore says what is there instead of the image called name.

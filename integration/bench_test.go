@@ -26,16 +26,16 @@ type figure struct {
 	OK             bool    `json:"ok"`
 }
 
-// TestBenchIPFS runs the short form of the benchmark: everything arrives and is
-// right (else the benchmark fails), it says what it should, and bytes are not
-// moved more often than there is a reason for. How fast it is, is not looked at.
-func TestBenchIPFS(t *testing.T) {
-	program, err := testbed.BuildTool(t.Context(), "bench-ipfs")
+// runBench runs a benchmark and gives its figures by name. Its lines are whole
+// and right in themselves.
+func runBench(t *testing.T, name string, args ...string) map[string]figure {
+	t.Helper()
+	program, err := testbed.BuildTool(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), program, "-short")
+	cmd := exec.CommandContext(t.Context(), program, args...)
 	// It cleans up when it is asked to end.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -54,8 +54,19 @@ func TestBenchIPFS(t *testing.T) {
 		if err := f.check(); err != nil {
 			t.Errorf("%v: %s", err, line)
 		}
+		if _, twice := figures[f.Name]; twice {
+			t.Errorf("there are two figures %s", f.Name)
+		}
 		figures[f.Name] = f
 	}
+	return figures
+}
+
+// TestBenchIPFS runs the short form of the benchmark: everything arrives and is
+// right (else the benchmark fails), it says what it should, and bytes are not
+// moved more often than there is a reason for. How fast it is, is not looked at.
+func TestBenchIPFS(t *testing.T) {
+	figures := runBench(t, "bench-ipfs", "-short")
 	for _, want := range []struct {
 		name        string
 		least, most float64 // of the ratio; 0: it depends on the machine
@@ -93,6 +104,40 @@ func TestBenchIPFS(t *testing.T) {
 	}
 	for name := range figures {
 		t.Errorf("there is a figure %s that nobody expects", name)
+	}
+}
+
+// TestBenchFS runs the short form of the benchmark: everything reads and is
+// right (else the benchmark fails), and it says what it should. No figure is
+// judged.
+func TestBenchFS(t *testing.T) {
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			figures := runBench(t, "bench-fs", "-short", "-binary", bin, "-mode", mode)
+			want := []string{
+				"cold-sequential", "sequential-1MiB", "random-4KiB",
+				"small-files-cold", "small-files-warm",
+				"first-mount", "later-mount", "walk-cold", "walk-again",
+				"stat-100-layers", "cold-small-file-50ms-p50", "page-cache-of-two-images",
+				"cold-file-32-readers-received", "memory-2-images-of-2000-entries",
+			}
+			if mode == "fuse" {
+				want = append(want, "small-files-warm-loopback")
+			}
+			for _, name := range want {
+				if _, ok := figures[mode+"-"+name]; !ok {
+					t.Errorf("there is no figure %s-%s", mode, name)
+				}
+				delete(figures, mode+"-"+name)
+			}
+			for name := range figures {
+				t.Errorf("there is a figure %s that nobody expects", name)
+			}
+		})
 	}
 }
 

@@ -13,15 +13,30 @@ import (
 
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/image"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/testbed"
+	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/treediff"
 )
 
 const lazy = testbed.SnapshotterName
 
-// TestTreeEquality holds the lazy root of images against containerd's own unpack
-// of what was pushed, file by file.
+// TestTreeEquality holds the lazy root of images, in both modes, against
+// containerd's own unpack of what was pushed, file by file.
 func TestTreeEquality(t *testing.T) {
-	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
-	for _, recipe := range []image.Recipe{image.Debian(), image.Python(), image.Crafted(), image.Odd(), image.Huge()} {
+	treeEquality(t, newTrio(t, testbed.Options{}, testbed.DaemonConfig{}), image.Debian(), image.Crafted())
+}
+
+// TestLargeTrees is the same for images that a daemon with the race detector
+// would be too slow for: 50,000 names, a file of 4 GiB.
+func TestLargeTrees(t *testing.T) {
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	treeEquality(t, newTrio(t, testbed.Options{Daemon: bin}, testbed.DaemonConfig{}), image.Python(), image.Odd(), image.Huge())
+}
+
+func treeEquality(t *testing.T, pairs []*pair, recipes ...image.Recipe) {
+	t.Helper()
+	for _, recipe := range recipes {
 		t.Run(recipe.Name, func(t *testing.T) {
 			im := testImage(t, recipe)
 			begin := time.Now()
@@ -29,31 +44,44 @@ func TestTreeEquality(t *testing.T) {
 				t.Logf("%s took %v", what, time.Since(begin).Round(time.Second))
 				begin = time.Now()
 			}
-			cid := p.push(im)
+			cid := pairs[0].in(t).push(im)
 			took("push")
-			p.must(p.b.Pull(t.Context(), cid))
-			took("pull")
-			if logged(t, p.b, "cannot be lazy") {
-				t.Error("not all of it is lazy")
-			}
-			want := scanImage(t, p.a, "overlayfs", im.Name)
+			want := scanImage(t, pairs[0].a, "overlayfs", im.Name)
 			took("to read it unpacked")
-			got := scanImage(t, p.b, lazy, cid)
-			took("to read it lazily")
-			compareTrees(t, want, got)
-			t.Logf("%d names compared", len(got))
+			for _, p := range pairs {
+				t.Run(p.conf.Mode, func(t *testing.T) {
+					begin = time.Now()
+					p := p.in(t)
+					p.must(p.b.Pull(t.Context(), cid))
+					if logged(t, p.b, "cannot be lazy") {
+						t.Error("not all of it is lazy")
+					}
+					got := scanImage(t, p.b, lazy, cid)
+					took("to pull and read it")
+					compareTrees(t, want, got)
+					t.Logf("%d names compared", len(got))
+				})
+			}
 		})
 	}
-	eventually(t, "trees that nobody uses to go", func() bool { return len(lazyMounts(t, p.b)) == 0 })
+	for _, p := range pairs {
+		eventually(t, "trees that nobody uses to go", func() bool { return len(lazyMounts(t, p.b)) == 0 })
+	}
 }
 
 // TestMixed pulls an image of 30 layers of which some, in any order, cannot be
 // lazy: the tree is the same, and the log says why of each.
 func TestMixed(t *testing.T) {
-	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
+	pairs := newTrio(t, testbed.Options{}, testbed.DaemonConfig{})
 	im := testImage(t, image.Crafted())
-	root := p.push(im)
-	want := scanImage(t, p.a, "overlayfs", im.Name)
+	root := pairs[0].push(im)
+	want := scanImage(t, pairs[0].a, "overlayfs", im.Name)
+	for _, p := range pairs {
+		t.Run(p.conf.Mode, func(t *testing.T) { mixed(t, p, im, root, want) })
+	}
+}
+
+func mixed(t *testing.T, p *pair, im *image.Image, root string, want treediff.Tree) {
 	random := rand.New(rand.NewPCG(7, 7))
 	last := len(im.Layers) - 1
 	for name, normal := range map[string]func(i int) bool{
@@ -66,6 +94,7 @@ func TestMixed(t *testing.T) {
 		"random": func(int) bool { return random.IntN(3) == 0 },
 	} {
 		t.Run(name, func(t *testing.T) {
+			p := p.in(t)
 			n, before := 0, countLogged(t, p.b, "level=WARN", "cannot be lazy", "wrong TOC digest")
 			cid := p.edited(root, func(i int, l *ocispec.Descriptor) {
 				if normal(i) {
@@ -146,9 +175,14 @@ func TestPythonFirstOutput(t *testing.T) {
 // TestContainer does in a container what containers do to files that were never
 // read, and has containerd make a layer of it.
 func TestContainer(t *testing.T) {
-	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
-	im := testImage(t, image.Debian())
-	cid := p.push(im)
+	pairs := newTrio(t, testbed.Options{}, testbed.DaemonConfig{})
+	cid := pairs[0].push(testImage(t, image.Debian()))
+	for _, p := range pairs {
+		t.Run(p.conf.Mode, func(t *testing.T) { container(t, p.in(t), cid) })
+	}
+}
+
+func container(t *testing.T, p *pair, cid string) {
 	p.must(p.b.Pull(t.Context(), cid))
 	if out, err := p.b.Ctr(t.Context(), "images", "check", "--snapshotter", lazy); err != nil || !strings.Contains(out, cid) {
 		t.Errorf("ctr images check: %v\n%s", err, out)
@@ -183,6 +217,8 @@ cat host.old > /dev/null; tail -n 1 passwd; exec sleep 1000`
 		t.Error("one container's deletion shows in another")
 	}
 
+	checkState(t, p)
+
 	// A layer of the changes.
 	if out := ctr("snapshots", "--snapshotter", lazy, "ls"); !strings.Contains(out, "one") {
 		t.Errorf("snapshots: %s", out)
@@ -197,16 +233,22 @@ cat host.old > /dev/null; tail -n 1 passwd; exec sleep 1000`
 	}
 
 	// With the daemon stopped, what was read is read; when it is back, so is
-	// everything.
+	// everything. In mode fuse a running container waits for the daemon to be
+	// back in its place, which needs a keeper; new ones need none.
 	p.must(p.b.StopDaemon())
-	if out := ctr("tasks", "exec", "--exec-id", "off", "two", "ls", "/etc"); !strings.Contains(out, "group") {
-		t.Errorf("with the daemon stopped: %q", out)
+	if p.conf.Mode == "kernel" {
+		if out := ctr("tasks", "exec", "--exec-id", "off", "two", "ls", "/etc"); !strings.Contains(out, "group") {
+			t.Errorf("with the daemon stopped: %q", out)
+		}
 	}
 	p.must(p.b.StartDaemon(t.Context(), p.conf))
 	eventually(t, "containerd to find the daemon again", func() bool {
 		_, err := p.b.Ctr(t.Context(), "snapshots", "--snapshotter", lazy, "mounts", "/mnt", "two")
 		return err == nil
 	})
+	if out, err := p.b.Run(t.Context(), lazy, cid, "ls", "/etc"); err != nil || !strings.Contains(out, "group") {
+		t.Errorf("a container after the daemon's restart: %q, %v", out, err)
+	}
 
 	for _, c := range []string{"one", "two"} {
 		ctr("tasks", "kill", "--signal", "KILL", c)

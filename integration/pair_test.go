@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,31 +38,70 @@ type pair struct {
 	conf testbed.DaemonConfig
 }
 
+// modes are the values of fs.mode: what holds in one has to hold in the other.
+var modes = []string{"kernel", "fuse"}
+
 // newPair starts containerd and the daemon on both nodes. conf is b's.
 func newPair(t *testing.T, o testbed.Options, conf testbed.DaemonConfig) *pair {
+	t.Helper()
+	return newPairs(t, o, conf)[0]
+}
+
+// newTrio is a pair for each of the modes. They share their a, so that an image
+// need only be pushed once; conf is that of both b, but for the mode.
+func newTrio(t *testing.T, o testbed.Options, conf testbed.DaemonConfig) []*pair {
+	t.Helper()
+	confs := make([]testbed.DaemonConfig, len(modes))
+	for i, mode := range modes {
+		confs[i] = conf
+		confs[i].Mode = mode
+	}
+	return newPairs(t, o, confs...)
+}
+
+// newPairs starts containerd and the daemon on one a, and on a b for each conf.
+// With o.Daemon unset the daemons have the race detector.
+func newPairs(t *testing.T, o testbed.Options, confs ...testbed.DaemonConfig) []*pair {
 	t.Helper()
 	bin, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	racy, err := daemon()
+	if o.Daemon == "" {
+		if o.Daemon, err = daemon(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Nodes, o.Binary = 1+len(confs), bin
+	bed := newBed(t, o)
+	a := bed.Nodes[0]
+	for _, n := range bed.Nodes {
+		if err := n.StartContainerd(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.StartDaemon(t.Context(), testbed.DaemonConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := a.Multiaddr(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Nodes, o.Binary, o.Daemon = 2, bin, racy
-	p := &pair{Bed: newBed(t, o), t: t}
-	p.a, p.b = p.Nodes[0], p.Nodes[1]
-	for _, n := range p.Nodes {
-		p.must(n.StartContainerd(t.Context(), ""))
+	var pairs []*pair
+	for i, conf := range confs {
+		conf.Peers = append(slices.Clone(conf.Peers), peer)
+		p := &pair{Bed: bed, t: t, a: a, b: bed.Nodes[1+i], peer: peer, conf: conf}
+		p.must(p.b.StartDaemon(t.Context(), conf))
+		pairs = append(pairs, p)
 	}
-	p.must(p.a.StartDaemon(t.Context(), testbed.DaemonConfig{}))
-	if p.peer, err = p.a.Multiaddr(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	conf.Peers = append(conf.Peers, p.peer)
-	p.conf = conf
-	p.must(p.b.StartDaemon(t.Context(), conf))
-	return p
+	return pairs
+}
+
+// in is the pair for the use of a subtest.
+func (p *pair) in(t *testing.T) *pair {
+	q := *p
+	q.t = t
+	return &q
 }
 
 func (p *pair) must(err error) {
@@ -95,7 +135,7 @@ func (p *pair) received() int64 {
 	return t.Received
 }
 
-// lazyMounts are the EROFS trees that are mounted on a node.
+// lazyMounts are the trees that are mounted on a node, by either mode.
 func lazyMounts(t *testing.T, n *testbed.Node) (trees []string) {
 	t.Helper()
 	mounts, err := testbed.Mounts()
@@ -103,7 +143,7 @@ func lazyMounts(t *testing.T, n *testbed.Node) (trees []string) {
 		t.Fatal(err)
 	}
 	for _, m := range mounts {
-		if m.Type == "erofs" && strings.HasPrefix(m.Point, n.Dir+"/") {
+		if strings.HasPrefix(m.Point, filepath.Join(n.DaemonRoot(), "trees")+"/") {
 			trees = append(trees, m.Point)
 		}
 	}

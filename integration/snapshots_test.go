@@ -90,12 +90,13 @@ type stack struct {
 	t     *testing.T
 	ctx   context.Context
 	root  string
+	mode  string
 	blobs blobs
 }
 
-func newStack(t *testing.T, b blobs) *stack {
+func newStack(t *testing.T, b blobs, mode string) *stack {
 	t.Helper()
-	s := &stack{t: t, ctx: namespaces.WithNamespace(t.Context(), "test"), root: t.TempDir(), blobs: b}
+	s := &stack{t: t, ctx: namespaces.WithNamespace(t.Context(), "test"), root: t.TempDir(), mode: mode, blobs: b}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -105,10 +106,10 @@ func (s *stack) start() {
 	s.t.Helper()
 	log := slog.New(slog.NewTextHandler(s.t.Output(), nil))
 	var err error
-	s.files, err = fs.New(fs.Config{Root: s.root, Open: s.blobs.open, SmallObject: 1 << 20, LookupPatience: 10 * time.Second, Log: log})
+	s.files, err = fs.New(s.ctx, fs.Config{Root: s.root, Open: s.blobs.open, Mode: s.mode, SmallObject: 1 << 20, LookupPatience: 10 * time.Second, Log: log})
 	s.must(err)
 	s.Snapshotter, err = snapshotter.New(snapshotter.Config{
-		Root: s.root, Lazy: s.files, Finder: s.blobs, DataDirs: s.files.DataDirs(), ResolveTimeout: 10 * time.Second, Log: log,
+		Root: s.root, Lazy: s.files, Mounter: s.files, Finder: s.blobs, ResolveTimeout: 10 * time.Second, Log: log,
 	})
 	s.must(err)
 }
@@ -183,10 +184,16 @@ func (s *stack) mountedBelow() (n int) {
 // TestSnapshots goes through the life of lazy and normal snapshots on one
 // another, with every method of a snapshotter.
 func TestSnapshots(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { snapshotsLife(t, mode) })
+	}
+}
+
+func snapshotsLife(t *testing.T, mode string) {
 	b := blobs{}
 	toc := b.add(t, "one", map[string]string{"a": "lower", "b": "b"})
 	b.add(t, "two", map[string]string{"a": "upper", ".wh.b": ""})
-	s := newStack(t, b)
+	s := newStack(t, b, mode)
 	one := s.lazy("sha256:1", "", map[string]string{"containerd.io/snapshot/ipfs-stargz.cid": "one", "containerd.io/snapshot/stargz/toc.digest": toc})
 	two := s.lazy("sha256:2", one, map[string]string{"containerd.io/snapshot/remote/urls": "https://nowhere,ipfs://two"})
 	if again := s.lazy("sha256:2", one, map[string]string{"containerd.io/snapshot/remote/urls": "ipfs://two"}); again != two {
@@ -314,10 +321,16 @@ func TestSnapshots(t *testing.T) {
 
 // TestNotLazy checks that what cannot be lazy is unpacked as ever.
 func TestNotLazy(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { notLazy(t, mode) })
+	}
+}
+
+func notLazy(t *testing.T, mode string) {
 	b := blobs{"plain": []byte("no tar at all")}
 	toc := b.add(t, "one", map[string]string{"a": "a"})
 	b.add(t, "other", map[string]string{"b": "b"})
-	s := newStack(t, b)
+	s := newStack(t, b, mode)
 	one := s.lazy("sha256:1", "", map[string]string{"containerd.io/snapshot/ipfs-stargz.cid": "one"})
 	for name, labels := range map[string]map[string]string{
 		"no source":       {},

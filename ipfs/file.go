@@ -97,6 +97,16 @@ func (f *File) Leaves() iter.Seq[Leaf] {
 // not what the tree says. After an error other than io.EOF n is 0, and p may
 // have been written to.
 func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
+	return f.readAt(ctx, p, off, Want{Root: f.root})
+}
+
+// ReadBulk is [File.ReadAt] for what nobody waits for, until raised is closed:
+// see [Want].
+func (f *File) ReadBulk(ctx context.Context, p []byte, off int64, raised <-chan struct{}) (n int, err error) {
+	return f.readAt(ctx, p, off, Want{Root: f.root, Bulk: true, Raised: raised})
+}
+
+func (f *File) readAt(ctx context.Context, p []byte, off int64, want Want) (n int, err error) {
 	if off < 0 {
 		return 0, fmt.Errorf("ipfs: file %s: negative offset %d", f.root, off)
 	}
@@ -110,7 +120,7 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err erro
 	if short {
 		p = p[:f.Size()-off]
 	}
-	if err := f.readLeaves(ctx, p, off, false); err != nil {
+	if err := f.read(ctx, p, off, want); err != nil {
 		return 0, err
 	}
 	if short {
@@ -119,36 +129,70 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err erro
 	return len(p), nil
 }
 
-// readLeaves fills p, all of which is within the file.
-func (f *File) readLeaves(ctx context.Context, p []byte, off int64, bulk bool) error {
+// read fills p, all of which is within the file.
+func (f *File) read(ctx context.Context, p []byte, off int64, want Want) error {
 	first, last := f.table.at(off), f.table.at(off+int64(len(p))-1)
-	want := make([]cid.Cid, 0, last-first+1)
+	if first == last {
+		return f.readLeaf(ctx, p, off, first, want)
+	}
+	return f.readLeaves(ctx, p, off, first, last, want)
+}
+
+// readLeaf is readLeaves for one leaf, as most reads are.
+func (f *File) readLeaf(ctx context.Context, p []byte, off int64, i int, want Want) error {
+	c, err := f.leaf(i)
+	if err != nil {
+		return err
+	}
+	want.CIDs = []cid.Cid{c}
+	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error { return f.fill(p, off, i, c, block) })
+}
+
+// readLeaves fills p, all of which is within the leaves from first to last.
+func (f *File) readLeaves(ctx context.Context, p []byte, off int64, first, last int, want Want) error {
+	want.CIDs = make([]cid.Cid, 0, last-first+1)
 	// The same leaf can be needed in several places (a run of zeros).
 	places := make(map[cid.Cid][]int, last-first+1)
 	for i := first; i <= last; i++ {
-		c, err := f.table.cid(i)
-		if err != nil {
-			return fmt.Errorf("ipfs: file %s: leaf table: %w", f.root, err)
-		}
-		if places[c] == nil {
-			want = append(want, c)
-		}
-		places[c] = append(places[c], i)
-	}
-	return f.blocks.Get(ctx, Want{CIDs: want, Root: f.root, Bulk: bulk}, func(c cid.Cid, block []byte) error {
-		node, err := decodeNode(c, block)
+		c, err := f.leaf(i)
 		if err != nil {
 			return err
 		}
+		if places[c] == nil {
+			want.CIDs = append(want.CIDs, c)
+		}
+		places[c] = append(places[c], i)
+	}
+	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error {
 		for _, i := range places[c] {
-			start, end := f.table.start(i), f.table.end(i)
-			if int64(len(node.data)) != end-start {
-				return fmt.Errorf("ipfs: file %s: %w: leaf %s holds %d bytes, the tree says %d",
-					f.root, ErrMalformed, c, len(node.data), end-start)
+			if err := f.fill(p, off, i, c, block); err != nil {
+				return err
 			}
-			from, to := max(start, off), min(end, off+int64(len(p)))
-			copy(p[from-off:to-off], node.data[from-start:to-start])
 		}
 		return nil
 	})
+}
+
+func (f *File) leaf(i int) (cid.Cid, error) {
+	c, err := f.table.cid(i)
+	if err != nil {
+		return c, fmt.Errorf("ipfs: file %s: leaf table: %w", f.root, err)
+	}
+	return c, nil
+}
+
+// fill copies what p, the bytes from off, needs of leaf i, whose block is c.
+func (f *File) fill(p []byte, off int64, i int, c cid.Cid, block []byte) error {
+	node, err := decodeNode(c, block)
+	if err != nil {
+		return err
+	}
+	start, end := f.table.start(i), f.table.end(i)
+	if int64(len(node.data)) != end-start {
+		return fmt.Errorf("ipfs: file %s: %w: leaf %s holds %d bytes, the tree says %d",
+			f.root, ErrMalformed, c, len(node.data), end-start)
+	}
+	from, to := max(start, off), min(end, off+int64(len(p)))
+	copy(p[from-off:to-off], node.data[from-start:to-start])
+	return nil
 }

@@ -44,6 +44,10 @@ type Want struct {
 	// Bulk says that nobody waits for these blocks now: they go behind those
 	// that somebody waits for, and are spread over all who hold them.
 	Bulk bool
+	// Raised, where it is set, is closed when somebody comes to wait for blocks
+	// that are wanted in bulk: from then on they are as if Bulk had not been set,
+	// for those who can change that under way.
+	Raised <-chan struct{}
 }
 
 // PutFunc stores one block. The block's CID is taken as it is: whoever stores

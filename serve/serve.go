@@ -76,9 +76,14 @@ type Config struct {
 	// from blocks. nil: everything is one DAG.
 	Parts func(ctx context.Context, blocks ipfs.Blocks, root cid.Cid) ([]cid.Cid, error)
 
-	Swarm   Swarm
-	Peers   Peers        // nil: the commands about peers say only who is connected
-	Names   Names        // nil: there are no commands for names
+	Swarm Swarm
+	Peers Peers // nil: the commands about peers say only who is connected
+	Names Names // nil: there are no commands for names
+	// Status tells what the daemon is doing, as a value for JSON; nil: there is
+	// no command for it.
+	Status func(ctx context.Context) (any, error)
+	// Metrics answers GET /metrics; nil: nothing does.
+	Metrics http.Handler
 	Version string       // of the daemon
 	Commit  string       // that it was built from
 	Log     *slog.Logger // of failed requests; nil discards them
@@ -88,7 +93,7 @@ type Config struct {
 // swarm/peers, block/get, block/stat, block/put, cat, dag/import, dag/export,
 // pin/add, pin/rm, pin/ls, repo/gc, repo/stat; with Peers swarm/bans and
 // swarm/forgive, which Kubo has not; with Names name/publish, name/resolve,
-// key/gen and key/list.
+// key/gen and key/list; with Status ipfs-stargz/status. Beside it is /metrics.
 func NewHandler(c Config) http.Handler {
 	h := &handler{Config: c}
 	if h.Log == nil {
@@ -113,8 +118,14 @@ func NewHandler(c Config) http.Handler {
 	}
 	h.addPeers(commands)
 	h.addNames(commands)
+	if h.Status != nil {
+		commands["ipfs-stargz/status"] = h.status
+	}
 	for name, run := range commands {
 		mux.Handle("/api/v0/"+name, h.command(name, run))
+	}
+	if h.Metrics != nil {
+		mux.HandleFunc("GET /metrics", h.serveMetrics)
 	}
 	return mux
 }

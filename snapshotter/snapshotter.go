@@ -5,8 +5,8 @@
 // snapshotter: a directory that the layer was unpacked into. A lazy one is a
 // record (which CID, which table of contents) that [Snapshotter.Prepare] makes
 // when containerd names the layer that it is about to unpack (the remote
-// snapshotter protocol); package fs, behind the interface [Lazy], does the
-// rest. Both kinds may lie above one another in any order: every maximal run
+// snapshotter protocol); package fs, behind the interfaces [Lazy] and
+// [Mounter], does the rest. Both kinds may lie above one another in any order: every maximal run
 // of lazy layers is one directory among the overlay's lower ones.
 //
 // Layout below the root:
@@ -72,12 +72,10 @@ type Finder interface {
 
 // Config is what a [Snapshotter] needs.
 type Config struct {
-	Root   string // directory of its state
-	Lazy   Lazy
-	Finder Finder
-	// DataDirs are the directories that hold the contents of lazy layers'
-	// files, in the order in which overlayfs is to ask them.
-	DataDirs []string
+	Root    string // directory of its state
+	Lazy    Lazy
+	Mounter Mounter
+	Finder  Finder
 
 	// ResolveTimeout is for how long Prepare may ask the network whether a
 	// layer can be lazy. containerd cannot collect garbage meanwhile.
@@ -95,8 +93,6 @@ type Snapshotter struct {
 	// in the metadata yet, and for writing while what is unused is removed.
 	use     sync.RWMutex
 	pending pendingSet
-
-	mounting sync.Mutex // of overlays, so that each is mounted once
 
 	records sync.Map // snapshot id → *record, or nil for a normal snapshot
 

@@ -35,13 +35,15 @@ func (noLazy) Add(context.Context, string, string, snapshotter.Run) (int64, int6
 func (noLazy) Tree(context.Context, snapshotter.Run) (string, error) { return "", errNoLazy }
 func (noLazy) TreeDir(snapshotter.Run) (string, error)               { return "", errNoLazy }
 func (noLazy) Retain([]string, []string) error                       { return nil }
+func (noLazy) MountOverlay(string, snapshotter.Overlay) error        { return errNoLazy }
+func (noLazy) Unmount(string) error                                  { return nil }
 func (noLazy) Find(context.Context, string, string) (string, string, error) {
 	return "", "", errNoLazy
 }
 
 func open(root string, log *slog.Logger) (*snapshotter.Snapshotter, error) {
 	return snapshotter.New(snapshotter.Config{
-		Root: root, Lazy: noLazy{}, Finder: noLazy{},
+		Root: root, Lazy: noLazy{}, Mounter: noLazy{}, Finder: noLazy{},
 		ResolveTimeout: time.Second, Log: log,
 	})
 }

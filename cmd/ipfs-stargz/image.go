@@ -83,33 +83,40 @@ func pushCommand() *cobra.Command {
 	var (
 		client clientFlags
 		opts   image.PushOptions
+		run    runFlags
 		car    string
 		ipns   string
 	)
 	cmd := &cobra.Command{
-		Use:   "push IMAGE",
+		Use:   "push [--optimize] IMAGE [-- COMMAND...]",
 		Short: "Put an image into IPFS; the last line of output is its CID",
 		Long: `Put an image into IPFS, its layers as eStargz. IMAGE is the name of an image
 in containerd, or an OCI archive or layout directory (oci-archive:FILE, oci:DIR,
-or just its path). The last line of standard output is the CID alone.`,
+or just its path). The last line of standard output is the CID alone.
+
+With --optimize the image is run once before, in containerd and without a
+network, with COMMAND or its own. What it opens comes first in its layers, in
+that order, up to a landmark: it is fetched together when the image is pulled.
+A container that does not end, such as a server's, is stopped after a while.`,
 		Example: `  ipfs-stargz push docker.io/library/python:3.13
-  ipfs-stargz push --all-platforms oci-archive:image.tar`,
-		Args: oneArgument("IMAGE"),
+  ipfs-stargz push --all-platforms oci-archive:image.tar
+  ipfs-stargz push --optimize docker.io/library/python:3.13 -- python3 -c 'import json'`,
+		Args: run.checkArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			daemon, err := client.daemon()
 			if err != nil {
 				return err
 			}
 			defer daemon.Close()
-			opts.Image, opts.Daemon = args[0], daemon
+			opts.Image, opts.Daemon, opts.Optimize = args[0], daemon, run.optimize(args[1:])
 			opts.Progress = progress.New(os.Stderr)
 			result, err := image.Push(cmd.Context(), opts)
 			opts.Progress.Close()
 			if err != nil {
 				return err
 			}
-			for _, w := range result.Warnings {
-				fmt.Fprintln(os.Stderr, "warning:", w)
+			if opts.Optimize != nil {
+				fmt.Fprintln(os.Stderr, result.Optimized)
 			}
 			fmt.Fprintf(os.Stderr, "%d blobs, %s, in %v: %d layers converted, %d kept, %d not lazy\n",
 				result.Blobs, progress.Bytes(result.Bytes), result.Took.Round(time.Millisecond),
@@ -134,10 +141,12 @@ or just its path). The last line of standard output is the CID alone.`,
 	f.StringVar(&opts.Output, "output", "", "write the pushed image to this OCI archive `file` too")
 	f.StringVar((*string)(&opts.Profile), "profile", "",
 		fmt.Sprintf("cut blobs into blocks by this `profile` (%s), whose CIDs other tools give too, and not at their files", importer.UnixFS2025))
+	run.add(f)
 	f.StringVar(&car, "car", "", "write all that the image needs to this CAR `file` too, for pull --car")
 	f.StringVar(&ipns, "ipns", "", "have the IPNS name of this `key` stand for the image; the key is made the first time")
 	f.StringVar(&opts.TempDir, "temp-dir", "", "`directory` for converted layers during the push (default: the system's)")
 	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
+	cmd.MarkFlagsMutuallyExclusive("platform", "optimize")
 	return cmd
 }
 

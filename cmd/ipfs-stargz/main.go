@@ -51,6 +51,6 @@ func command() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(), pushCommand(), pullCommand(), inspectCommand(), statusCommand(), peersCommand(), versionCommand())
-	root.AddCommand(pinCommand(), unpinCommand(), lsCommand(), gcCommand())
+	root.AddCommand(pinCommand(), unpinCommand(), lsCommand(), gcCommand(), doctorCommand())
 	return root
 }

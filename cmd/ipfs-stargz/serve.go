@@ -21,9 +21,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
 	"github.com/ipfs-stargz/ipfs-stargz/config"
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/prefetch"
 	"github.com/ipfs-stargz/ipfs-stargz/image"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs"
 	"github.com/ipfs-stargz/ipfs-stargz/ipfs/node"
@@ -108,6 +110,13 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer apiSocket.Close()
+	metricsSocket, err := listenMetrics(cfg.Metrics.Address)
+	if err != nil {
+		return fmt.Errorf("metrics.address: %w", err)
+	}
+	if metricsSocket != nil {
+		defer metricsSocket.Close()
+	}
 
 	n, err := node.Open(ctx, node.Config{
 		Dir:          filepath.Join(cfg.Root, "ipfs"),
@@ -139,12 +148,25 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	defer closing("sources", from.Close)
 
 	tables := n.Tables()
-	files, err := fs.New(fs.Config{
+	files, err := fs.New(ctx, fs.Config{
 		Root:           cfg.Root,
 		Open:           opener(from, tables),
+		Mode:           cfg.FS.Mode,
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
-		Log:            log,
+		Cache: cache.Options{
+			Budget:   int64(cfg.Cache.Budget),
+			KeepFree: cfg.Cache.KeepFreePercent,
+			Scrub:    time.Duration(cfg.Cache.Scrub),
+		},
+		Prefetch: prefetch.Config{
+			Head:        cfg.Prefetch.Head,
+			Background:  cfg.Prefetch.Background,
+			Rate:        int64(cfg.Prefetch.Rate),
+			Concurrency: cfg.Prefetch.Concurrency,
+			Quiet:       time.Duration(cfg.Prefetch.Quiet),
+		},
+		Log: log,
 	})
 	if err != nil {
 		return err
@@ -154,8 +176,8 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	sn, err := snapshotter.New(snapshotter.Config{
 		Root:           cfg.Root,
 		Lazy:           files,
+		Mounter:        files,
 		Finder:         image.NewFinder(from),
-		DataDirs:       files.DataDirs(),
 		ResolveTimeout: time.Duration(cfg.Snapshotter.ResolveTimeout),
 		Log:            log,
 	})
@@ -166,20 +188,30 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 
 	grpcServer := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(grpcServer, snapshotservice.FromSnapshotter(sn))
+	state := stateOf(n, files, from)
+	metrics := metricsHandler(state, log)
 	api := serve.NewHandler(serve.Config{
 		Store: reading{n, from}, Pins: n.Local(), Repo: n.Local(), Parts: image.Parts,
 		Swarm: n, Peers: n, Names: n.Names(), Version: version, Log: log,
+		Status: func(context.Context) (any, error) { return state() }, Metrics: metrics,
 	})
 	apiServer := &http.Server{Handler: api, ReadHeaderTimeout: stopTimeout}
+	metricsServer := &http.Server{Handler: onlyMetrics(metrics), ReadHeaderTimeout: stopTimeout}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return grpcServer.Serve(grpcSocket) })
-	g.Go(func() error {
-		if err := apiServer.Serve(apiSocket); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	serveHTTP := func(s *http.Server, l net.Listener) {
+		g.Go(func() error {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	serveHTTP(apiServer, apiSocket)
+	if metricsSocket != nil {
+		serveHTTP(metricsServer, metricsSocket)
+	}
 	g.Go(func() error {
 		<-ctx.Done()
 		notify(log, daemon.SdNotifyStopping)
@@ -189,10 +221,13 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		forced.Stop()
 		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		if err := apiServer.Shutdown(timeout); err != nil {
-			return apiServer.Close()
+		var errs []error
+		for _, s := range []*http.Server{apiServer, metricsServer} {
+			if s.Shutdown(timeout) != nil {
+				errs = append(errs, s.Close())
+			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 	log.Info("serving", "address", cfg.Address, "api", cfg.API.Address, "root", cfg.Root, "peer", n.ID(), "listen", n.Addrs())
 	notify(log, daemon.SdNotifyReady)
@@ -213,8 +248,23 @@ func opener(blocks ipfs.Blocks, dir string) fs.Opener {
 		if err != nil {
 			return nil, fmt.Errorf("CID %q: %w", s, err)
 		}
-		return ipfs.OpenFile(ctx, blocks, dir, c, maxLayerBytes)
+		f, err := ipfs.OpenFile(ctx, blocks, dir, c, maxLayerBytes)
+		if err != nil {
+			return nil, err
+		}
+		return blob{f}, nil
 	}
+}
+
+// blob is a layer's blob. What is read of it in the background is read in bulk.
+type blob struct{ *ipfs.File }
+
+// ReadAt implements [layer.Source].
+func (b blob) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if raised, ok := layer.Background(ctx); ok {
+		return b.File.ReadBulk(ctx, p, off, raised)
+	}
+	return b.File.ReadAt(ctx, p, off)
 }
 
 // maxLayerBytes bounds a layer's blob. The largest that registries take are far

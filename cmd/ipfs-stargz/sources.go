@@ -21,7 +21,25 @@ import (
 // sources are where blocks come from.
 type sources struct {
 	ipfs.Blocks
+	node    *node.Node
+	chain   *chain.Chain // nil: there is only the node
 	closers []io.Closer
+}
+
+// given tells what each source gave; the node, what its peers gave it.
+func (s *sources) given() []chain.Given {
+	stats := s.node.Stats()
+	peers := chain.Given{Source: config.SourceNode, Blocks: stats.BlocksFetched, Bytes: stats.BytesFetched}
+	if s.chain == nil {
+		return []chain.Given{peers}
+	}
+	all := s.chain.Given()
+	for i := range all {
+		if all[i].Source == peers.Source {
+			all[i] = peers
+		}
+	}
+	return all
 }
 
 // Close closes the connections to all but the node.
@@ -36,7 +54,7 @@ func (s *sources) Close() error {
 // openSources returns the configured sources in the order of asking: the node
 // alone, or a chain. It connects to none.
 func openSources(cfg config.IPFS, n *node.Node, log *slog.Logger) (*sources, error) {
-	s := &sources{Blocks: n}
+	s := &sources{Blocks: n, node: n}
 	if len(cfg.Sources) == 1 {
 		return s, nil // config.Check: it is the node
 	}
@@ -67,7 +85,7 @@ func openSources(cfg config.IPFS, n *node.Node, log *slog.Logger) (*sources, err
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.Blocks = c
+	s.Blocks, s.chain = c, c
 	return s, nil
 }
 

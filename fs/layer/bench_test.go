@@ -39,12 +39,24 @@ func BenchmarkReadTOC(b *testing.B) {
 	}
 }
 
-func BenchmarkStockTOC(b *testing.B) {
-	blob := manyFiles(b, 20_000)
-	toc, err := ReadTOC(context.Background(), &memory{b: blob}, "")
-	if err != nil {
+// BenchmarkLoadEntries reads the same from the disk, for a tree.
+func BenchmarkLoadEntries(b *testing.B) {
+	toc := readTOC(b, manyFiles(b, 20_000))
+	dir := b.TempDir()
+	if err := Save(dir, toc); err != nil {
 		b.Fatal(err)
 	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := LoadEntries(context.Background(), dir); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkStockTOC(b *testing.B) {
+	blob := manyFiles(b, 20_000)
+	toc := readTOC(b, blob)
 	b.ReportAllocs()
 	for b.Loop() {
 		zr, err := gzip.NewReader(bytes.NewReader(toc.raw))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -47,8 +48,14 @@ func FuzzTOCJSON(f *testing.F) {
 		`{"name":"c","type":"char","devMajor":1,"devMinor":3}`, `{"name":"h","type":"hardlink","linkName":"c"}`,
 		`{"name":"x","type":"reg","xattrs":{"user.a":"AA==","trusted.b":""}}`))
 	f.Fuzz(func(t *testing.T, text string) {
-		toc := &TOC{footer: footer{format: Gzip, tocStart: payload, tocEnd: payload + 1, payloadEnd: payload}}
-		checkTOC(t, toc, toc.parse(strings.NewReader(text), 100))
+		f := footer{format: Gzip, tocStart: payload, tocEnd: payload + 1, payloadEnd: payload}
+		toc := &TOC{footer: f}
+		err := toc.parse(strings.NewReader(text), 100)
+		checkTOC(t, toc, err)
+		names := parser{toc: &TOC{footer: f}}
+		if again := names.parse(strings.NewReader(text), 100); err == nil && (again != nil || !reflect.DeepEqual(names.toc.Entries, toc.Entries)) {
+			t.Fatalf("the entries alone: %v, %+v", again, names.toc.Entries)
+		}
 	})
 }
 
@@ -86,7 +93,7 @@ func checkTOC(t *testing.T, toc *TOC, err error) {
 	}
 	for _, e := range toc.Entries {
 		clean := bytes.Clone([]byte(e.Name))
-		if name, err := cleanName(clean); err != nil || name != e.Name {
+		if name, err := cleanName(clean); err != nil || string(name) != e.Name {
 			t.Fatalf("name %q, clean %q, %v", e.Name, name, err)
 		}
 		if size, ok := objects[e.Key]; (e.Size > 0) != (e.Key != Key{}) || e.Size > 0 && (!ok || size != e.Size) || e.Size < 0 {

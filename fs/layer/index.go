@@ -20,13 +20,14 @@ import (
 // objects' order, and then the compressed TOC as it is in the blob.
 const (
 	indexName  = "index"
-	indexMagic = "ipfsgz\x00\x01" // the last byte is the version
+	indexMagic = "ipfsgz\x00\x02" // the last byte is the version
 
 	headerSize = 128
 	hMagic     = 0   // [8]byte
 	hChecksum  = 8   // uint32, CRC-32C of the header from hTables on
 	hTables    = 12  // uint32, CRC-32C of objects and chunks
-	hFormat    = 16  // uint64
+	hFormat    = 16  // uint32
+	hTOC       = 20  // uint32, CRC-32C of the compressed TOC
 	hDigest    = 24  // [32]byte, of the TOC's JSON
 	hBlobSize  = 56  // int64
 	hPrefetch  = 64  // int64
@@ -74,6 +75,7 @@ type header struct {
 	chunks   int
 	footer   footer
 	checksum uint32 // of the tables
+	tocSum   uint32 // checksum of the compressed TOC
 }
 
 // Load opens the index that Save wrote to dir. It returns an error that is
@@ -124,15 +126,17 @@ func parseHeader(b []byte, size int64) (h header, err error) {
 		return h, fmt.Errorf("wrong checksum of its header")
 	}
 	word := func(at int) int64 { return int64(binary.LittleEndian.Uint64(b[at:])) }
+	format := Format(binary.LittleEndian.Uint32(b[hFormat:]))
 	h = header{
-		format:   Format(word(hFormat)),
+		format:   format,
 		digest:   digest.NewDigestFromBytes(digest.SHA256, b[hDigest:hDigest+32]),
 		blobSize: word(hBlobSize),
 		prefetch: word(hPrefetch),
 		bytes:    word(hBytes),
 		checksum: binary.LittleEndian.Uint32(b[hTables:]),
+		tocSum:   binary.LittleEndian.Uint32(b[hTOC:]),
 		footer: footer{
-			format: Format(word(hFormat)), tocStart: word(hTOCStart), tocEnd: word(hTOCEnd),
+			format: format, tocStart: word(hTOCStart), tocEnd: word(hTOCEnd),
 			payloadEnd: word(hPayload), jsonSize: word(hJSONSize),
 		},
 	}

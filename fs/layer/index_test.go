@@ -17,7 +17,12 @@ import (
 
 func sampleTOC(t testing.TB) *TOC {
 	t.Helper()
-	toc, err := ReadTOC(context.Background(), &memory{b: gzipLayer(t, sample(), estargz.WithChunkSize(50_000))}, "")
+	return readTOC(t, gzipLayer(t, sample(), estargz.WithChunkSize(50_000)))
+}
+
+func readTOC(t testing.TB, blob []byte) *TOC {
+	t.Helper()
+	toc, err := ReadTOC(context.Background(), &memory{b: blob}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +94,7 @@ func TestIndexOfNothing(t *testing.T) {
 	}
 }
 
-func TestLoadTOC(t *testing.T) {
+func TestLoadEntries(t *testing.T) {
 	for _, blob := range [][]byte{gzipLayer(t, sample()), zstdLayer(t, sample())} {
 		toc, err := ReadTOC(context.Background(), &memory{b: blob}, "")
 		if err != nil {
@@ -101,26 +106,26 @@ func TestLoadTOC(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		again, err := LoadTOC(context.Background(), dir)
+		again, err := LoadEntries(context.Background(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !reflect.DeepEqual(again, toc) {
-			t.Error("another TOC")
+		if !reflect.DeepEqual(again, toc.Entries) {
+			t.Error("other entries")
 		}
 		if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
 			t.Errorf("%v, %v", files, err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, err := LoadTOC(ctx, dir); !errors.Is(err, context.Canceled) || errors.Is(err, ErrDamaged) {
+		if _, err := LoadEntries(ctx, dir); !errors.Is(err, context.Canceled) || errors.Is(err, ErrDamaged) {
 			t.Errorf("cancelled: got %v", err)
 		}
 	}
 	if err := Save(t.TempDir(), &TOC{}); err == nil {
 		t.Error("a TOC of nowhere was saved")
 	}
-	for _, load := range []func(string) error{load, loadTOC} {
+	for _, load := range []func(string) error{load, loadEntries} {
 		if err := load(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("no index: got %v", err)
 		}
@@ -135,8 +140,8 @@ func load(dir string) error {
 	return x.Close()
 }
 
-func loadTOC(dir string) error {
-	_, err := LoadTOC(context.Background(), dir)
+func loadEntries(dir string) error {
+	_, err := LoadEntries(context.Background(), dir)
 	return err
 }
 
@@ -174,9 +179,9 @@ func TestDamagedIndex(t *testing.T) {
 		if err := load(dir); errors.Is(err, ErrDamaged) != (at < tables) {
 			t.Errorf("Load after damage at %d: %v", at, err)
 		}
-		err := loadTOC(dir)
-		if at < headerSize && !errors.Is(err, ErrDamaged) || err != nil && !errors.Is(err, ErrDamaged) {
-			t.Errorf("LoadTOC after damage at %d: %v", at, err)
+		err := loadEntries(dir)
+		if errors.Is(err, ErrDamaged) == (at >= headerSize && at < tables) {
+			t.Errorf("LoadEntries after damage at %d: %v", at, err)
 		}
 	}
 	for n := 0; n < len(good); n += 7 {
@@ -184,8 +189,8 @@ func TestDamagedIndex(t *testing.T) {
 		if err := load(dir); !errors.Is(err, ErrDamaged) {
 			t.Errorf("Load of %d bytes: %v", n, err)
 		}
-		if err := loadTOC(dir); !errors.Is(err, ErrDamaged) {
-			t.Errorf("LoadTOC of %d bytes: %v", n, err)
+		if err := loadEntries(dir); !errors.Is(err, ErrDamaged) {
+			t.Errorf("LoadEntries of %d bytes: %v", n, err)
 		}
 	}
 }

@@ -4,8 +4,8 @@
 // bytes.
 //
 // The way of a layer: [ReadTOC] once, when it is first mounted; [Save]; then on
-// every start [Load], which is quick and holds the table of objects, and [LoadTOC]
-// only where a tree has to be built again. [Open] with the loaded index reads
+// every start [Load], which is quick and holds the table of objects, and
+// [LoadEntries] only where a tree has to be built again. [Open] with the loaded index reads
 // chunks. The formats are those of stargz-snapshotter (docs/estargz.md) and
 // containers/storage (docs/containers-storage-zstd-chunked.md); the latter's
 // two footers and its files with a digest only for the whole are read as well.

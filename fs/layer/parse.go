@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -16,6 +17,10 @@ import (
 // parse fills t from the TOC's JSON, of at most maxEntries entries.
 func (t *TOC) parse(r io.Reader, maxEntries int) error {
 	p := parser{toc: t, objects: make(map[Key]int)}
+	return p.parse(r, maxEntries)
+}
+
+func (p *parser) parse(r io.Reader, maxEntries int) error {
 	d := tocjson.NewDecoder(r)
 	var e tocjson.Entry
 	for n := 0; ; n++ {
@@ -45,7 +50,7 @@ func (t *TOC) parse(r io.Reader, maxEntries int) error {
 // into entries and objects.
 type parser struct {
 	toc     *TOC
-	objects map[Key]int // index in toc.Objects
+	objects map[Key]int // index in toc.Objects; nil where only the entries are wanted
 
 	// The file whose chunks are read: it is open until the next entry that is
 	// no chunk.
@@ -55,10 +60,11 @@ type parser struct {
 	chunks   []Chunk
 	next     int64 // where in the file its next chunk is
 
-	arena    []Chunk // where the chunks of objects are carved from
-	offsets  []int64 // where compressed streams begin, in order of the TOC
-	ends     []int64 // where some of them end, if before the next begins
-	lastTime []byte  // last modtime parsed, and what it means
+	arena    []Chunk         // where the chunks of objects are carved from
+	names    strings.Builder // where names are carved from
+	offsets  []int64         // where compressed streams begin, in order of the TOC
+	ends     []int64         // where some of them end, if before the next begins
+	lastTime []byte          // last modtime parsed, and what it means
 	modTime  time.Time
 }
 
@@ -124,11 +130,14 @@ func (p *parser) chunk(e *tocjson.Entry) error {
 		return fmt.Errorf("chunk at %d of %q: %w", c.Offset, name, err)
 	}
 	p.chunks = append(p.chunks, c)
+	p.next += c.Size
+	if p.objects == nil {
+		return nil
+	}
 	p.offsets = append(p.offsets, c.BlobOffset)
 	if e.MemberSize > 0 {
 		p.ends = append(p.ends, c.BlobOffset+e.MemberSize)
 	}
-	p.next += c.Size
 	return nil
 }
 
@@ -147,6 +156,9 @@ func (p *parser) close() error {
 	t := p.toc
 	p.file.Key = keyOf(p.chunks)
 	t.Entries = append(t.Entries, p.file)
+	if p.objects == nil {
+		return nil
+	}
 	if i, ok := p.objects[p.file.Key]; ok {
 		// The key holds the size unless there is one chunk only.
 		if t.Objects[i].Size != p.file.Size {
@@ -170,7 +182,7 @@ func (p *parser) close() error {
 // as far as the TOC says, or to where the next one begins, or to the end of the
 // payload.
 func (p *parser) finish() error {
-	if err := p.close(); err != nil {
+	if err := p.close(); err != nil || p.objects == nil {
 		return err
 	}
 	if !slices.IsSorted(p.offsets) {
@@ -198,6 +210,19 @@ func (p *parser) finish() error {
 	return nil
 }
 
+// name returns b as a string. Names have their memory in pieces of many, because
+// there are so many of them, and they go together.
+func (p *parser) name(b []byte) string {
+	const piece = 64 << 10
+	if p.names.Cap()-p.names.Len() < len(b) {
+		p.names = strings.Builder{}
+		p.names.Grow(max(piece, len(b)))
+	}
+	begin := p.names.Len()
+	p.names.Write(b)
+	return p.names.String()[begin:]
+}
+
 // parseDigest reads "sha256:" and 64 hexadecimal digits.
 func parseDigest(text []byte) (sum [32]byte, err error) {
 	hexa, ok := bytes.CutPrefix(text, []byte("sha256:"))
@@ -210,7 +235,7 @@ func parseDigest(text []byte) (sum [32]byte, err error) {
 		return sum, fmt.Errorf("%w: malformed digest %q", ErrInvalid, text)
 	}
 	for i := range sum {
-		hi, lo := unhex(hexa[2*i]), unhex(hexa[2*i+1])
+		hi, lo := hexDigits[hexa[2*i]], hexDigits[hexa[2*i+1]]
 		if hi > 15 || lo > 15 {
 			return sum, fmt.Errorf("%w: malformed digest %q", ErrInvalid, text)
 		}
@@ -219,14 +244,14 @@ func parseDigest(text []byte) (sum [32]byte, err error) {
 	return sum, nil
 }
 
-// unhex is the value of a lower-case hexadecimal digit, 255 for anything else.
-func unhex(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	default:
-		return 255
+// hexDigits has the values of lower-case hexadecimal digits, and 255 for anything
+// else.
+var hexDigits = func() (values [256]byte) {
+	for c := range values {
+		values[c] = 255
 	}
-}
+	for v, c := range "0123456789abcdef" {
+		values[c] = byte(v)
+	}
+	return values
+}()

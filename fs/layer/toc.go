@@ -124,11 +124,7 @@ func parseTOC(ctx context.Context, f footer, blobSize int64, raw []byte, want di
 	hash := sha256.New()
 	limited := &limitedReader{ctx: ctx, r: io.TeeReader(plain, hash), left: MaxTOCJSONBytes}
 
-	t := &TOC{Format: f.format, BlobSize: blobSize, footer: f, raw: raw}
-	// Room for about as many entries as come, not trusting jsonSize further than
-	// what is there can bear.
-	const usualEntryBytes, usualRatio = 400, 16
-	t.Entries = make([]Entry, 0, min(jsonSize, usualRatio*int64(len(raw)))/usualEntryBytes)
+	t := &TOC{Format: f.format, BlobSize: blobSize, Entries: roomFor(jsonSize, raw), footer: f, raw: raw}
 	parseErr := t.parse(limited, MaxEntries)
 	if parseErr != nil && !errors.Is(parseErr, ErrLimit) && ctx.Err() == nil {
 		// That it is another TOC than the one wanted explains any other fault.
@@ -144,6 +140,26 @@ func parseTOC(ctx context.Context, f footer, blobSize int64, raw []byte, want di
 		return nil, parseErr
 	}
 	return t, nil
+}
+
+// parseEntries decompresses raw, and reads and checks what it holds, of which it
+// returns the entries alone.
+func parseEntries(ctx context.Context, f footer, raw []byte) ([]Entry, error) {
+	plain, jsonSize, err := openTOC(f, raw)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	p := parser{toc: &TOC{footer: f, Entries: roomFor(jsonSize, raw)}}
+	err = p.parse(&limitedReader{ctx: ctx, r: plain, left: MaxTOCJSONBytes}, MaxEntries)
+	return p.toc.Entries, err
+}
+
+// roomFor returns room for about as many entries as come, not trusting jsonSize
+// further than what is there can bear.
+func roomFor(jsonSize int64, raw []byte) []Entry {
+	const usualEntryBytes, usualRatio = 400, 16
+	return make([]Entry, 0, min(jsonSize, usualRatio*int64(len(raw)))/usualEntryBytes)
 }
 
 // openTOC returns a reader of the TOC's JSON, and how long that claims to be.

@@ -18,9 +18,11 @@ func (p *parser) entry(e *tocjson.Entry) (Entry, error) {
 	if err != nil {
 		return out, fmt.Errorf("name %q: %w", e.Name, err)
 	}
-	if out.Name, err = cleanName(raw); err != nil {
+	clean, err := cleanName(raw)
+	if err != nil {
 		return out, err
 	}
+	out.Name = p.name(clean)
 	if err := p.inode(&out, e); err != nil {
 		return out, fmt.Errorf("%q: %w", out.Name, err)
 	}
@@ -70,7 +72,7 @@ func (p *parser) inode(out *Entry, e *tocjson.Entry) (err error) {
 		}
 		out.Major, out.Minor = uint32(e.DevMajor), uint32(e.DevMinor)
 	}
-	if out.LinkName, err = linkName(out, e); err != nil {
+	if out.LinkName, err = p.linkName(out, e); err != nil {
 		return err
 	}
 	if out.ModTime, err = p.time(e.ModTime); err != nil {
@@ -97,12 +99,12 @@ func trueBytes(name, raw []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// cleanName returns the form of Entry.Name of b, which it overwrites. As every
+// cleanName returns the form of Entry.Name of b, in its place. As every
 // reader of eStargz does, it takes a leading "/" or "./" for nothing.
-func cleanName(b []byte) (string, error) {
+func cleanName(b []byte) ([]byte, error) {
 	clean, rest, depth := b[:0], b, 0
 	if bytes.IndexByte(b, 0) >= 0 {
-		return "", fmt.Errorf("%w: name %.300q holds a NUL", ErrInvalid, b)
+		return nil, fmt.Errorf("%w: name %.300q holds a NUL", ErrInvalid, b)
 	}
 	for len(rest) > 0 {
 		part := rest
@@ -115,24 +117,24 @@ func cleanName(b []byte) (string, error) {
 		case len(part) == 0 || string(part) == ".":
 			continue
 		case string(part) == "..":
-			return "", fmt.Errorf("%w: a name leads upwards with \"..\"", ErrInvalid)
+			return nil, fmt.Errorf("%w: a name leads upwards with \"..\"", ErrInvalid)
 		case len(part) > MaxNameBytes:
-			return "", fmt.Errorf("%w: a name of %d bytes, at most %d", ErrLimit, len(part), MaxNameBytes)
+			return nil, fmt.Errorf("%w: a name of %d bytes, at most %d", ErrLimit, len(part), MaxNameBytes)
 		}
 		if depth++; depth > MaxDepth {
-			return "", fmt.Errorf("%w: a name %d directories deep, at most %d", ErrLimit, depth, MaxDepth)
+			return nil, fmt.Errorf("%w: a name %d directories deep, at most %d", ErrLimit, depth, MaxDepth)
 		}
 		if len(clean) > 0 {
 			clean = append(clean, '/')
 		}
 		clean = append(clean, part...)
 	}
-	return string(clean), nil
+	return clean, nil
 }
 
 // linkName is the link's target: as it is for a symlink, in the form of
 // Entry.Name for a hard link.
-func linkName(out *Entry, e *tocjson.Entry) (string, error) {
+func (p *parser) linkName(out *Entry, e *tocjson.Entry) (string, error) {
 	if out.Type != Symlink && out.Type != Hardlink {
 		return "", nil
 	}
@@ -147,13 +149,16 @@ func linkName(out *Entry, e *tocjson.Entry) (string, error) {
 		case len(raw) > maxLinkBytes:
 			return "", fmt.Errorf("%w: symlink to a name of %d bytes, at most %d", ErrLimit, len(raw), maxLinkBytes)
 		}
-		return string(raw), nil
+		return p.name(raw), nil
 	}
-	name, err := cleanName(raw)
-	if err == nil && (name == "" || name == out.Name) {
-		err = fmt.Errorf("%w: hard link to %q", ErrInvalid, e.LinkName)
+	clean, err := cleanName(raw)
+	switch {
+	case err != nil:
+		return "", err
+	case len(clean) == 0 || string(clean) == out.Name:
+		return "", fmt.Errorf("%w: hard link to %q", ErrInvalid, e.LinkName)
 	}
-	return name, err
+	return p.name(clean), nil
 }
 
 // time reads a modification time: RFC 3339, with any part of a second; none

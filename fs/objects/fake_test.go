@@ -28,6 +28,14 @@ type source struct {
 	err     error
 	gate    chan struct{} // while it is open, reads wait; their context ends that too
 	waiting int
+	asked   []ask // in order
+	most    int   // waiting at once
+}
+
+// ask is a call of ReadChunk.
+type ask struct {
+	chunk  int
+	raised <-chan struct{} // nil: somebody waits
 }
 
 func newSource() *source {
@@ -40,7 +48,7 @@ func newSource() *source {
 // add makes an object of random bytes in chunks of at most chunkSize.
 func (s *source) add(size, chunkSize int64) cache.Key {
 	b := make([]byte, size)
-	rand.NewChaCha8([32]byte{byte(len(s.objects))}).Read(b)
+	rand.NewChaCha8([32]byte{byte(len(s.objects)), byte(size)}).Read(b)
 	obj := layer.Object{Size: size, Key: sha256.Sum256(b)}
 	for off := int64(0); off < size; off += chunkSize {
 		n := min(chunkSize, size-off)
@@ -85,6 +93,9 @@ func (s *source) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []b
 	_, lie := s.claims[obj.Key]
 	delete(s.claims, obj.Key)
 	s.waiting++
+	s.most = max(s.most, s.waiting)
+	raised, _ := layer.Background(ctx)
+	s.asked = append(s.asked, ask{i, raised})
 	s.mu.Unlock()
 	defer s.set(func() { s.waiting-- })
 	if gate != nil {
@@ -151,7 +162,7 @@ func newView(t *testing.T, src *source, cfg Config, cacheBytes int64) *view {
 		}
 	}
 	var err error
-	if v.cache, err = cache.Open(filepath.Join(root, "cache")); err != nil {
+	if v.cache, err = cache.Open(cache.Options{Dir: filepath.Join(root, "cache")}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { v.cache.Close() })
@@ -160,7 +171,9 @@ func newView(t *testing.T, src *source, cfg Config, cacheBytes int64) *view {
 		cfg.Patience = 10 * time.Second
 	}
 	cfg.Log = testLog(t)
-	if v.server, err = Mount(cfg, NewLoader(src, v.cache)); err != nil {
+	loader := NewLoader(src, v.cache)
+	t.Cleanup(loader.Close)
+	if v.server, err = Mount(cfg, loader); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -11,7 +11,8 @@
 // fetched chunk by chunk as it is read.
 //
 // The server keeps no state that a kernel relies on: node ids follow from keys
-// ([cache.Key.ID]), and file handles hold nothing.
+// ([cache.Key.ID]), and file handles hold nothing. Which nodes are open is known
+// here only as long as the mount is (package backing).
 package objects
 
 import (
@@ -19,19 +20,29 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/backing"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/histogram"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/interrupt"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/readahead"
 )
 
 const (
 	never = 24 * time.Hour // for how long the kernel may believe an answer that stays true
 
 	requestSize = 1 << 20 // bytes, the largest FUSE allows
-	readAhead   = 128 << 10
+
+	// kernelReadAhead is how far the kernel reads ahead of a reader in order,
+	// in bytes. It is also how much it reads around a page that a program maps
+	// and touches, wherever that is: what is further ahead is fetched by
+	// [Loader], which can tell these apart.
+	kernelReadAhead = 256 << 10
 )
 
 // Config is what a [Server] needs.
@@ -58,6 +69,7 @@ type Server struct {
 	loader *Loader
 	cache  *cache.Cache
 	fuse   *fuse.Server
+	files  *backing.Pool
 	start  time.Time
 }
 
@@ -77,7 +89,7 @@ func Mount(cfg Config, loader *Loader) (*Server, error) {
 		DirectMountStrict:        true,
 		DirectMountFlags:         syscall.MS_RDONLY | syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOATIME,
 		MaxWrite:                 requestSize,
-		MaxReadAhead:             readAhead,
+		MaxReadAhead:             kernelReadAhead,
 		MaxBackground:            64,
 		DisableXAttrs:            true,
 		DisableReadDirPlus:       true,
@@ -87,21 +99,24 @@ func Mount(cfg Config, loader *Loader) (*Server, error) {
 		return nil, fmt.Errorf("mount FUSE at %s (is /dev/fuse there, and the kernel's fuse module?): %w", cfg.Dir, err)
 	}
 	s.fuse = srv
+	s.files = backing.New(srv, backing.Limit, cfg.Log)
 	go srv.Serve()
 	if err := srv.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mount FUSE at %s: %w", cfg.Dir, err)
+	}
+	if err := readahead.Set(cfg.Dir, kernelReadAhead); err != nil {
+		cfg.Log.Debug("the kernel reads ahead by its own measure", "dir", cfg.Dir, "error", err)
 	}
 	return s, nil
 }
 
 // Close unmounts, also where overlays still use the mount, and returns when no
-// request is under way. What they ask for later fails.
+// request is under way. What they ask for later fails. The loader stays open.
 func (s *Server) Close() error {
 	if err := syscall.Unmount(s.cfg.Dir, syscall.MNT_DETACH|syscall.MNT_FORCE); err != nil {
 		return fmt.Errorf("unmount %s: %w", s.cfg.Dir, err)
 	}
 	s.fuse.Wait()
-	s.loader.Wait()
 	return nil
 }
 
@@ -120,13 +135,14 @@ func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, o
 }
 
 func (s *Server) lookupObject(cancel <-chan struct{}, pid uint32, k cache.Key, out *fuse.EntryOut) fuse.Status {
+	defer observe(&s.loader.stats.LookupSeconds, time.Now())
 	s.loader.stats.Lookups.Add(1)
 	obj, sure, ok := s.loader.contents.Find(k)
 	if !ok {
 		return fuse.ENOENT
 	}
 	if s.cfg.SmallSize > 0 && (len(obj.Chunks) == 1 || obj.Size <= s.cfg.SmallSize) || !sure {
-		ctx, done := reader(cancel, pid)
+		ctx, done := interrupt.Context(cancel, pid)
 		if sure {
 			// Without a limit where the size is in doubt: an entry would
 			// state it.
@@ -176,29 +192,49 @@ func (s *Server) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 	return fuse.OK
 }
 
-// Open opens an object. What is read of it stays true, so the page cache is
-// kept from one open to the next.
-func (s *Server) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+// Open opens an object. One that is complete by now, which overlayfs does not
+// know yet, is read by the kernel itself from the cache. What is read of another
+// stays true, so the page cache is kept from one open to the next.
+func (s *Server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	defer observe(&s.loader.stats.OpenSeconds, time.Now())
 	s.loader.stats.Opens.Add(1)
+	id, ok := s.files.Acquire(in.NodeId, func() (*os.File, error) {
+		k, ok := s.loader.contents.FindID(in.NodeId)
+		if !ok {
+			return nil, ErrNoObject
+		}
+		return s.cache.OpenObject(k)
+	})
+	if ok {
+		s.loader.stats.Passthrough.Add(1)
+		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH, id
+		return fuse.OK
+	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	return fuse.OK
 }
 
+// Release implements [fuse.RawFileSystem]; handles hold nothing.
+func (s *Server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { s.files.Release(in.NodeId) }
+
 // Read fetches what is missing of the range.
 func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	defer observe(&s.loader.stats.ReadSeconds, time.Now())
 	s.loader.stats.Reads.Add(1)
 	k, ok := s.loader.contents.FindID(in.NodeId)
 	if !ok {
 		return nil, fuse.ENOENT
 	}
-	ctx, done := reader(cancel, in.Pid)
+	ctx, done := interrupt.Context(cancel, in.Pid)
 	defer done()
-	n, err := s.loader.ReadAt(ctx, k, buf, int64(in.Offset))
+	lent, err := s.loader.Read(ctx, k, buf, int64(in.Offset))
 	if err != nil {
 		return nil, s.status(err)
 	}
-	return fuse.ReadResultData(buf[:n]), fuse.OK
+	return &result{lent}, fuse.OK
 }
+
+func observe(h *histogram.Histogram, start time.Time) { h.Observe(time.Since(start)) }
 
 // status is the one place where an error becomes an errno.
 func (s *Server) status(err error) fuse.Status {
@@ -217,9 +253,6 @@ func (s *Server) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fu
 
 // Flush implements [fuse.RawFileSystem].
 func (s *Server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
-
-// Release implements [fuse.RawFileSystem]; handles hold nothing.
-func (s *Server) Release(<-chan struct{}, *fuse.ReleaseIn) {}
 
 // StatFs reports the file system that the cache is on.
 func (s *Server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {

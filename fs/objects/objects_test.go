@@ -51,9 +51,8 @@ func TestSmallObjectIsNativeAtOnce(t *testing.T) {
 		if n := v.stats().Opens.Load() - before; n != k.opens {
 			t.Errorf("%s: %d opens met FUSE, want %d", k.what, n, k.opens)
 		}
-		if !v.cache.Has(k.key) {
-			t.Errorf("%s: read whole, and not in the cache", k.what)
-		}
+		// What is read through FUSE is there a moment later.
+		eventually(t, k.what+", read whole, is in the cache", func() bool { return v.cache.Has(k.key) })
 	}
 	for chunk, n := range src.reads {
 		if n != 1 {
@@ -133,6 +132,7 @@ func TestRandomRanges(t *testing.T) {
 			t.Errorf("chunk %s was fetched %d times", chunk, n)
 		}
 	}
+	eventually(t, "all that was read is stored", v.server.loader.idle)
 	if len(src.reads) == 9 && !v.cache.Has(k) {
 		t.Error("all chunks were read, and the object is not complete")
 	}
@@ -206,6 +206,7 @@ func TestImpatience(t *testing.T) {
 	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, src.data[k]) {
 		t.Errorf("%v", err)
 	}
+	mustFetchOnce(t, src) // what was on its way went on
 }
 
 func (v *view) waitingReads() int {

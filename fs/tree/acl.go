@@ -3,6 +3,7 @@ package tree
 import (
 	"encoding/binary"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -39,7 +40,7 @@ func (in *inode) applyACL(x layer.Xattr) error {
 		return badXattr(x, "not a valid POSIX ACL")
 	case x.Name == xattrDefaultACL && in.kind != layer.Dir && !empty:
 		return badXattr(x, "default ACL on what is no directory")
-	case len(x.Value) > maxXattrValue:
+	case len(x.Value) > erofs.MaxXattrValue:
 		return badXattr(x, "too large")
 	case empty || x.Name == xattrACL && aclMinimal(x.Value):
 		in.removeXattr(x.Name)

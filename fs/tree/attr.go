@@ -6,13 +6,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
 // Attributes that the kernel gives a meaning of its own.
 const (
-	xattrACL        = "system.posix_acl_access"
-	xattrDefaultACL = "system.posix_acl_default"
+	xattrACL        = erofs.XattrACL
+	xattrDefaultACL = erofs.XattrDefaultACL
 	xattrCapability = "security.capability"
 )
 
@@ -20,7 +21,7 @@ const (
 const noID = 1<<32 - 1
 
 // inherit gives a new inode what the kernel gives it from its directory.
-func (m *merger) inherit(in, parent *inode) error {
+func (m *Merge) inherit(in, parent *inode) error {
 	if parent.mode&0o2000 != 0 {
 		in.gid = parent.gid
 	}
@@ -123,8 +124,8 @@ func keepXattr(kind layer.Type, x layer.Xattr) (bool, error) {
 		return false, badXattr(x, "name has a namespace only")
 	case space == "user" && kind != layer.Reg && kind != layer.Dir:
 		return false, nil
-	case len(x.Value) > maxXattrValue:
-		return false, fmt.Errorf("%w: attribute %q of %d bytes (at most %d)", ErrLimit, x.Name, len(x.Value), maxXattrValue)
+	case len(x.Value) > erofs.MaxXattrValue:
+		return false, fmt.Errorf("%w: attribute %q of %d bytes (at most %d)", ErrLimit, x.Name, len(x.Value), erofs.MaxXattrValue)
 	case x.Name == xattrCapability && !validCapability(x.Value):
 		return false, badXattr(x, "not a capability set of version 2 or 3")
 	}

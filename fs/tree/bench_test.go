@@ -16,6 +16,7 @@ import (
 
 	erofs "github.com/erofs/go-erofs"
 
+	ours "github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -164,7 +165,7 @@ func (n *entryNode) Mode() fs.FileMode {
 func (n *entryNode) Sys() any {
 	s := &erofs.Stat{UID: n.UID, GID: n.GID, Mtime: uint64(n.Entry.ModTime.Unix()), MtimeNs: uint32(n.Entry.ModTime.Nanosecond()), Nlink: 1}
 	if !n.IsDir() {
-		s.Xattrs = map[string]string{xattrMetacopy: "", xattrRedirect: "/" + n.Key.String()}
+		s.Xattrs = map[string]string{ours.XattrMetacopy: "", ours.XattrRedirect: "/" + n.Key.String()}
 	}
 	return s
 }

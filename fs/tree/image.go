@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"math"
-	"math/bits"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -26,7 +28,7 @@ func writeImage(ctx context.Context, w io.WriterAt, root *inode) (Stats, error) 
 	l := layOut(root)
 	// Block where data begins. An inode is never the image's very last bytes:
 	// fsck.erofs 1.5 reads an attribute header behind every one.
-	first := (l.end + xattrHeader + blockSize - 1) / blockSize
+	first := (l.end + erofs.XattrHeader + erofs.BlockSize - 1) / erofs.BlockSize
 	if first+l.blocks > math.MaxUint32 {
 		return Stats{}, errTooLarge
 	}
@@ -47,16 +49,16 @@ func writeImage(ctx context.Context, w io.WriterAt, root *inode) (Stats, error) 
 			return Stats{}, err
 		}
 	}
-	size := (first + l.blocks) * blockSize
+	size := (first + l.blocks) * erofs.BlockSize
 	uuid, err := out.finish(size)
 	if err != nil {
 		return Stats{}, err
 	}
-	s := super{rootNid: uint16(root.place.offset / nidSize), inodes: uint64(len(l.inodes)), blocks: uint32(first + l.blocks), uuid: uuid}
-	if _, err := w.WriteAt(s.encode(), 0); err != nil {
+	s := erofs.Super{Root: uint16(root.place.offset / erofs.NidSize), Inodes: uint64(len(l.inodes)), Blocks: uint32(first + l.blocks), UUID: uuid}
+	if _, err := w.WriteAt(s.Encode(), 0); err != nil {
 		return Stats{}, err
 	}
-	l.stats.Inodes, l.stats.Bytes = int64(len(l.inodes)), size
+	l.stats.Inodes, l.stats.Bytes, l.stats.UUID = int64(len(l.inodes)), size, uuid
 	return l.stats, nil
 }
 
@@ -72,7 +74,7 @@ type layouter struct {
 // layOut places the inodes of a tree breadth first: a directory's files lie side
 // by side, in the order in which a listing asks for them.
 func layOut(root *inode) *layouter {
-	l := &layouter{end: blockSize}
+	l := &layouter{end: erofs.BlockSize}
 	l.add(root)
 	l.stats.Names = 1
 	for i := 0; i < len(l.inodes); i++ {
@@ -93,28 +95,28 @@ func (l *layouter) add(in *inode) {
 	p := &in.place
 	p.xattrLen = xattrsLen(l.own.of(in)) + xattrsLen(in.xattrs)
 	if p.xattrLen > 0 {
-		p.xattrLen += xattrHeader
+		p.xattrLen += erofs.XattrHeader
 	}
-	size := int64(inodeSize) + int64(p.xattrLen)
+	size := int64(erofs.InodeSize) + int64(p.xattrLen)
 	switch in.kind {
 	case layer.Reg:
 		l.stats.Content += in.ent.Size
 		if in.ent.Size > 0 {
-			p.layout = chunkBased
-			size += chunkAddrSize
+			p.layout = erofs.ChunkBased
+			size += erofs.ChunkAddrSize
 		}
 	case layer.Symlink:
 		p.data = int64(len(in.ent.LinkName))
 	case layer.Dir:
-		p.data = dirSize(in.dir.entries)
+		p.data = in.dir.size()
 	}
 	if p.data > 0 {
-		tail := p.data % blockSize
-		blocks := p.data / blockSize
+		tail := p.data % erofs.BlockSize
+		blocks := p.data / erofs.BlockSize
 		switch {
 		case tail == 0:
-		case size+tail <= blockSize:
-			p.layout = flatInline
+		case size+tail <= erofs.BlockSize:
+			p.layout = erofs.FlatInline
 			size += tail
 		default:
 			blocks++
@@ -122,42 +124,50 @@ func (l *layouter) add(in *inode) {
 		p.block = uint32(l.blocks)
 		l.blocks += blocks
 	}
-	off := (l.end + nidSize - 1) &^ (nidSize - 1)
-	if off%blockSize+size > blockSize {
-		off = (off + blockSize - 1) &^ (blockSize - 1)
+	off := (l.end + erofs.NidSize - 1) &^ (erofs.NidSize - 1)
+	if off%erofs.BlockSize+size > erofs.BlockSize {
+		off = (off + erofs.BlockSize - 1) &^ (erofs.BlockSize - 1)
 	}
 	p.offset = off
 	l.end = off + size
 	l.inodes = append(l.inodes, in)
 }
 
-// chunkFormat returns the format of a file that is one chunk: how many times its
-// chunk's size is a block's, as a power of two.
-func chunkFormat(size int64) uint32 {
-	return uint32(max(bits.Len64(uint64(size-1)), blockBits) - blockBits)
-}
-
 // header returns the fixed part of an inode; data blocks begin at block first.
-func (in *inode) header(number, first uint32) inodeHeader {
-	mode, _ := fileType(in.kind)
-	h := inodeHeader{
-		layout: in.place.layout, mode: mode | uint16(in.mode),
-		size: uint64(in.place.data), data: first + in.place.block, number: number,
-		uid: in.uid, gid: in.gid, sec: uint64(in.sec), nsec: in.nsec, nlink: in.nlink,
-	}
-	if n := in.place.xattrLen; n > 0 {
-		h.xattrCount = uint16(1 + (n-xattrHeader)/4)
+func (in *inode) header(number, first uint32) erofs.Header {
+	h := erofs.Header{
+		Layout: in.place.layout, XattrCount: erofs.XattrCount(in.place.xattrLen),
+		Mode: fileType(in.kind) | uint16(in.mode),
+		Size: uint64(in.place.data), Data: first + in.place.block, Number: number,
+		UID: in.uid, GID: in.gid, Sec: uint64(in.sec), Nsec: in.nsec, Nlink: in.nlink,
 	}
 	switch in.kind {
 	case layer.Reg:
-		h.size, h.data = uint64(in.ent.Size), 0
+		h.Size, h.Data = uint64(in.ent.Size), 0
 		if in.ent.Size > 0 {
-			h.data = chunkFormat(in.ent.Size)
+			h.Data = erofs.ChunkFormat(in.ent.Size)
 		}
 	case layer.Char, layer.Block:
-		h.data = in.rdev
+		h.Data = in.rdev
 	case layer.Fifo:
-		h.data = 0
+		h.Data = 0
 	}
 	return h
+}
+
+// fileType returns the type of a kind as in the mode.
+func fileType(k layer.Type) uint16 {
+	switch k {
+	case layer.Dir:
+		return unix.S_IFDIR
+	case layer.Char:
+		return unix.S_IFCHR
+	case layer.Block:
+		return unix.S_IFBLK
+	case layer.Fifo:
+		return unix.S_IFIFO
+	case layer.Symlink:
+		return unix.S_IFLNK
+	}
+	return unix.S_IFREG
 }

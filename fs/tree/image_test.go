@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -39,7 +40,7 @@ func TestImagesAreDeterministic(t *testing.T) {
 	// Large enough directories for maps to be walked in all kinds of orders.
 	layers := [][]layer.Entry{bigLayer(20, 200), append(bigLayer(7, 300), layer.Entry{Name: ".wh.w", Type: layer.Reg})}
 	want, wantBelow := build(layers, false), build(layers, true)
-	if bytes.Equal(want[superOffset:superOffset+superSize], wantBelow[superOffset:superOffset+superSize]) {
+	if bytes.Equal(want[erofs.SuperOffset:erofs.SuperOffset+erofs.SuperSize], wantBelow[erofs.SuperOffset:erofs.SuperOffset+erofs.SuperSize]) {
 		t.Error("two images with the same UUID")
 	}
 	for _, procs := range []int{1, 2, 8} {
@@ -214,7 +215,7 @@ func TestFilledBlocks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		full = full || stats.Bytes > 2*blockSize
+		full = full || stats.Bytes > 2*erofs.BlockSize
 		entries = append(entries, layer.Entry{Name: string(rune('0' + n)), Type: layer.Fifo})
 	}
 	if !full {
@@ -321,7 +322,7 @@ func TestFailedWriteLeavesNoFileSystem(t *testing.T) {
 		if _, err := Build(context.Background(), &f, layers, Options{}); !errors.Is(err, errFull) {
 			t.Errorf("%d bytes: %v", left, err)
 		}
-		if len(f.b) > superOffset && !bytes.Equal(f.b[superOffset:superOffset+4], make([]byte, 4)) {
+		if len(f.b) > erofs.SuperOffset && !bytes.Equal(f.b[erofs.SuperOffset:erofs.SuperOffset+4], make([]byte, 4)) {
 			t.Errorf("%d bytes: there is a superblock", left)
 		}
 	}

@@ -43,11 +43,17 @@ func (f file) xattr(name string, v []byte) file {
 
 func merge(t *testing.T, stack [][]file, opts Options) (*inode, error) {
 	t.Helper()
-	uppers, err := applyAll(context.Background(), layersOf(stack), opts)
+	m, err := merged(context.Background(), layersOf(stack), opts.Below != nil)
 	if err != nil {
 		return nil, err
 	}
-	return overlay(uppers, opts.Below)
+	return overlay(m.uppers, opts.Below)
+}
+
+// refusal returns the error of merging layers on nothing.
+func refusal(ctx context.Context, layers [][]layer.Entry) error {
+	_, err := merged(ctx, layers, false)
+	return err
 }
 
 // onSomething returns the options of a run that lies on layers that have every
@@ -170,6 +176,11 @@ var mergeCases = []mergeCase{
 		name:  "a directory in an upper layer hides the lower one's attributes",
 		stack: [][]file{{dir("a", 0o700).xattr("user.x", []byte("1")), reg("a/b", "")}, {dir("a", 0o755)}},
 		want:  "a dir 755\na/b reg 644 size=0",
+	},
+	{
+		name:  "a directory removed and made again by its layer",
+		stack: [][]file{{reg("a/b/c", "1"), reg("a/.wh.b", ""), reg("a/b/d", "2"), reg("a/b", ""), reg("a/b", "3"), dir("a/b", 0o700), reg("a/b/e", "")}},
+		want:  "a dir 755\na/b dir 700\na/b/e reg 644 size=0",
 	},
 	{
 		name:  "types replaced across layers",
@@ -348,73 +359,6 @@ func TestMerge(t *testing.T) {
 			if root.mode != 0o755 || root.uid != 0 || root.gid != 0 || root.sec != 0 || len(root.xattrs) != 0 {
 				t.Errorf("root: mode %o owner %d:%d time %d attributes %v", root.mode, root.uid, root.gid, root.sec, root.xattrs)
 			}
-		})
-	}
-}
-
-// Only whiteouts that can hide something are asked about, and only those that do
-// stay.
-func TestMergeOnSome(t *testing.T) {
-	var asked []string
-	root, err := merge(t, [][]file{
-		{
-			dir("a", 0o755), reg("a/.wh.x", ""), reg("a/.wh.y", ""), dir("a/b", 0o755), reg("a/b/.wh.x", ""),
-			dir("o", 0o755), reg("o/.wh..wh..opq", ""), reg("o/.wh.x", ""), reg(".wh.x", ""), char("z", 0, 0), char("zero", 1, 5),
-		},
-		{dir("a", 0o755), reg("a/y", "")},
-	}, Options{Below: func(p string) (bool, error) {
-		asked = append(asked, p)
-		return strings.HasPrefix(p, "a/"), nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const want = "a dir 755\na/b dir 755\na/b/x whiteout\na/x whiteout\na/y reg 644 size=0\no dir 755 opaque\nzero chr 600 dev=105"
-	if got := list(root); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	slices.Sort(asked)
-	if got := strings.Join(asked, " "); got != "a/b/x a/x x z" {
-		t.Errorf("asked about %s", got)
-	}
-	failed := errors.New("failed")
-	_, err = Build(t.Context(), new(memory), layersOf([][]file{{reg(".wh.x", "")}}), Options{Below: func(string) (bool, error) { return false, failed }})
-	if !errors.Is(err, failed) {
-		t.Errorf("error %v, want %v", err, failed)
-	}
-}
-
-// TestMergeCasesAsContainerd puts the cases of TestMerge before containerd: what
-// is refused there must be refused here, and else each must look the same.
-func TestMergeCasesAsContainerd(t *testing.T) {
-	for _, c := range mergeCases {
-		if c.below || c.err == errHost || strings.HasPrefix(c.name, "eStargz") {
-			continue // these are ours alone
-		}
-		t.Run(c.name, func(t *testing.T) {
-			d := tempDir(t)
-			start := time.Now().Truncate(time.Second)
-			var uppers []string
-			for i, files := range c.stack {
-				upper := fmt.Sprint(d, "/u", i)
-				err := unpack(t, upper, uppers, files)
-				if refused := c.err != nil && i == len(c.stack)-1; (err != nil) != refused {
-					t.Fatalf("layer %d: containerd says %v, we say %v", i, err, c.err)
-				}
-				uppers = append([]string{upper}, uppers...)
-			}
-			if c.err != nil {
-				return
-			}
-			writeObjects(t, d+"/e", nil)
-			writeObjects(t, d+"/o", c.stack)
-			mountOverlay(t, d+"/want", "lowerdir="+strings.Join(uppers, ":")+":"+d+"/e")
-			if _, err := buildImage(t, d+"/image", layersOf(c.stack), Options{}); err != nil {
-				t.Fatal(err)
-			}
-			mountImage(t, d+"/image", d+"/m")
-			mountOverlay(t, d+"/got", "lowerdir="+d+"/m::"+d+"/o")
-			compare(t, walk(t, d+"/want"), walk(t, d+"/got"), start, true)
 		})
 	}
 }

@@ -34,7 +34,7 @@ func TestAsContainerd(t *testing.T) {
 			for i, files := range stack {
 				upper := filepath.Join(dir, fmt.Sprint("u", i))
 				refErr := unpack(t, upper, uppers, files)
-				ourErr := Check(context.Background(), layersOf(stack[:i+1]), Options{})
+				ourErr := refusal(context.Background(), layersOf(stack[:i+1]))
 				if (refErr == nil) != (ourErr == nil) && !errors.Is(ourErr, errHost) {
 					t.Fatalf("layer %d: containerd says %v, we say %v\n%s", i, refErr, ourErr, dump(stack[:i+1]))
 				}
@@ -199,7 +199,7 @@ func (g *generator) stack() [][]file {
 func (g *generator) add(stack [][]file, f file, check bool) {
 	top := &stack[len(stack)-1]
 	*top = append(*top, f)
-	if check && Check(context.Background(), layersOf(stack), Options{}) != nil {
+	if check && refusal(context.Background(), layersOf(stack)) != nil {
 		*top = (*top)[:len(*top)-1]
 	}
 }

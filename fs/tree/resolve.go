@@ -41,7 +41,7 @@ func clean(parts ...string) string {
 // resolve follows the symbolic links of a path inside one layer, the last
 // component's too, as containerd does (continuity's fs.RootPath). What does not
 // exist is kept as it is.
-func (m *merger) resolve(root *inode, p string) (string, error) {
+func (m *Merge) resolve(root *inode, p string) (string, error) {
 	if in, ok := walkPlain(root, p); ok && (in == nil || in.kind != layer.Symlink) {
 		return p, nil
 	}
@@ -61,7 +61,7 @@ func (m *merger) resolve(root *inode, p string) (string, error) {
 
 // find returns what a path leads to when all its symbolic links are followed, nil
 // where nothing is.
-func (m *merger) find(root *inode, p string) (*inode, error) {
+func (m *Merge) find(root *inode, p string) (*inode, error) {
 	// Without links on the way, which is nearly always, it is much less work.
 	if err := m.step(strings.Count(p, "/") / 4); err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func walkPlain(root *inode, p string) (*inode, bool) {
 // The path and the result are texts of links or joined of such. Like its model it
 // joins ".." by letters, where the kernel would go to the parent of where it is, and
 // not always at once: a text that stands alone is left as it is for the next turn.
-func (m *merger) resolveOnce(root *inode, text string, links *int) (string, error) {
+func (m *Merge) resolveOnce(root *inode, text string, links *int) (string, error) {
 	done := ""
 	if path.IsAbs(text) {
 		done = "/"
@@ -140,7 +140,7 @@ func (m *merger) resolveOnce(root *inode, text string, links *int) (string, erro
 
 // lookup finds what is at a path of one layer, as lstat(2) does: links on the way
 // are followed, the last component is not. It returns nil where nothing is.
-func (m *merger) lookup(root *inode, p string) (*inode, error) {
+func (m *Merge) lookup(root *inode, p string) (*inode, error) {
 	trail := []*inode{root} // directories from the root to where we are
 	links := 0
 	for p != "" {
@@ -188,7 +188,7 @@ func (m *merger) lookup(root *inode, p string) (*inode, error) {
 const textStep = 32
 
 // step counts n look-ups, or work like theirs.
-func (m *merger) step(n int) error {
+func (m *Merge) step(n int) error {
 	before := m.steps
 	m.steps += int64(n)
 	if m.steps > maxSteps {
@@ -263,7 +263,7 @@ func (u *upper) copyAttributes(in *inode, p string) error {
 		}
 		return nil
 	}
-	if u.opts.Below != nil {
+	if u.overNormal {
 		return fmt.Errorf("%w: %q", ErrBelow, p)
 	}
 	return nil

@@ -167,20 +167,22 @@ func buildImage(t testing.TB, name string, layers [][]layer.Entry, opts Options)
 	return stats, nil
 }
 
-// mountImage mounts an image at a new directory until the test ends.
+// mountImage mounts an image at a new directory until the test ends, and has our
+// own reader look at it, too.
 func mountImage(t testing.TB, image, target string) {
 	t.Helper()
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := Mount(image, target); err != nil {
+	if err := unix.Mount(image, target, "erofs", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NOATIME, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := Unmount(target); err != nil {
-			t.Error(err)
+		if err := unix.Unmount(target, 0); err != nil {
+			t.Errorf("unmount %s: %v", target, err)
 		}
 	})
+	checkReader(t, image, target)
 }
 
 // writeObjects makes an object directory of the contents of a stack.

@@ -29,6 +29,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -39,7 +40,7 @@ const (
 	maxDepth    = 4096     // components of a path, symbolic links resolved
 	maxTarget   = 4095     // bytes of a symbolic link's target: PATH_MAX without its NUL
 	maxXattrs   = 64 << 10 // bytes of names and values of one inode's attributes
-	maxFileSize = 1 << maxChunkBits
+	maxFileSize = 1 << erofs.MaxFileBits
 	// maxImplicit bounds the directories of a run that have no entry: a path of
 	// 8 KiB can ask for 4,096 of them.
 	maxImplicit = 1 << 19
@@ -106,6 +107,7 @@ type Stats struct {
 	Names   int64 // names, the root's and those of further hard links among them
 	Bytes   int64 // size of the image
 	Content int64 // size of the files, each inode counted once
+	UUID    [16]byte
 }
 
 // Name returns the name of the image of the run whose layers' TOCs have the given
@@ -126,17 +128,68 @@ func Name(tocs []digest.Digest, below []string) string {
 }
 
 // Build merges layers, lowest first and each with its entries in the order of
-// its TOC, and writes the image to w. The superblock is written last: what is
-// left behind by an error is no file system.
-//
-// It returns a [*RefusedError] for a layer that cannot be served, ctx.Err() when
-// ctx ends, and opts.Below's and w's errors. The layers are not modified.
+// its TOC, and writes the image to w: [Merge] at once. Its errors are those of
+// [Merge.Add] and [Merge.Write].
 func Build(ctx context.Context, w io.WriterAt, layers [][]layer.Entry, opts Options) (Stats, error) {
-	uppers, err := applyAll(ctx, layers, opts)
+	m, err := merged(ctx, layers, opts.Below != nil)
 	if err != nil {
 		return Stats{}, err
 	}
-	root, err := overlay(uppers, opts.Below)
+	return m.Write(ctx, w, opts)
+}
+
+func merged(ctx context.Context, layers [][]layer.Entry, overNormal bool) (*Merge, error) {
+	m := NewMerge(overNormal)
+	for _, entries := range layers {
+		if err := m.Add(ctx, entries); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Merge is a run of layers on the way to its image. It is used by one goroutine
+// at a time. After an error it is of no use any more.
+type Merge struct {
+	ctx        context.Context // of the call that is under way
+	overNormal bool
+	uppers     []*inode              // root directories of the layers added, lowest first
+	keys       map[uint64]*layer.Key // by their first 64 bits
+	names      int
+
+	steps     int64 // directory look-ups, against maxSteps
+	implicit  int   // directories made without an entry, against maxImplicit
+	inherited int   // bytes of ACLs inherited, against maxInherited
+}
+
+// NewMerge returns a run of no layers yet, on a normal layer or on nothing.
+func NewMerge(overNormal bool) *Merge {
+	return &Merge{overNormal: overNormal, keys: make(map[uint64]*layer.Key)}
+}
+
+// Names is how many entries the layers added so far have: the memory that m
+// takes is about 400 bytes for each.
+func (m *Merge) Names() int { return m.names }
+
+// Add adds one more layer on top, its entries in the order of its TOC. It keeps
+// entries, and does not modify them. It returns a [*RefusedError] for a layer
+// that cannot be in the run, and ctx.Err() when ctx ends.
+func (m *Merge) Add(ctx context.Context, entries []layer.Entry) error {
+	m.ctx = ctx
+	m.names += len(entries)
+	err := m.apply(entries)
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		refused.Layer = len(m.uppers)
+	}
+	return err
+}
+
+// Write writes the image of the layers added to w, and uses m up. The superblock
+// is written last: what is left behind by an error is no file system. The errors
+// are ctx's, opts.Below's and w's.
+func (m *Merge) Write(ctx context.Context, w io.WriterAt, opts Options) (Stats, error) {
+	root, err := overlay(m.uppers, opts.Below)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -145,27 +198,4 @@ func Build(ctx context.Context, w io.WriterAt, layers [][]layer.Entry, opts Opti
 		return Stats{}, fmt.Errorf("write tree: %w", err)
 	}
 	return stats, nil
-}
-
-// Check returns the [*RefusedError] that Build would return for these layers,
-// without building: for deciding whether one more layer can join a run. It does
-// not ask opts.Below anything: that there is one is enough.
-func Check(ctx context.Context, layers [][]layer.Entry, opts Options) error {
-	_, err := applyAll(ctx, layers, opts)
-	return err
-}
-
-// applyAll applies each layer to a directory tree of its own.
-func applyAll(ctx context.Context, layers [][]layer.Entry, opts Options) ([]*inode, error) {
-	m := merger{ctx: ctx, opts: opts, keys: make(map[uint64]*layer.Key)}
-	for i, entries := range layers {
-		if err := m.add(entries); err != nil {
-			var refused *RefusedError
-			if errors.As(err, &refused) {
-				refused.Layer = i
-			}
-			return nil, err
-		}
-	}
-	return m.uppers, nil
 }

@@ -27,24 +27,12 @@ func hidden(name string) bool {
 	return false
 }
 
-// merger takes the layers of a run, lowest first.
-type merger struct {
-	ctx    context.Context // of the one call that the merger is for
-	opts   Options
-	uppers []*inode              // root directories of the layers taken, lowest first
-	keys   map[uint64]*layer.Key // by their first 64 bits
-
-	steps     int64 // directory look-ups, against maxSteps
-	implicit  int   // directories made without an entry, against maxImplicit
-	inherited int   // bytes of ACLs inherited, against maxInherited
-}
-
 // upper is one layer while it is applied, as containerd's archive.Apply does it
 // (pkg/archive/tar.go), entry by entry in the layer's order, to a directory
 // tree of its own. Where containerd's outcome looks odd, it is still the one
 // that people know from an unpacked image, so it is the right one.
 type upper struct {
-	*merger
+	*Merge
 	root *inode
 	// naive is set for a layer with nothing below. containerd does not use an
 	// overlay for it: whiteouts remove from the layer itself.
@@ -53,11 +41,16 @@ type upper struct {
 	// had an entry, and the directories whose marker was applied.
 	unpacked map[string]bool
 	cleared  map[string]bool
+	// The directory of the last entry, for most entries follow one of the same
+	// directory; nil after a path through symbolic links. It is there still: an
+	// entry only removes what is in its own directory.
+	last     *inode
+	lastPath string
 }
 
-// add applies one more layer.
-func (m *merger) add(entries []layer.Entry) error {
-	u := &upper{merger: m, root: newDir(), naive: len(m.uppers) == 0 && m.opts.Below == nil}
+// apply applies one more layer.
+func (m *Merge) apply(entries []layer.Entry) error {
+	u := &upper{Merge: m, root: newDir(), naive: len(m.uppers) == 0 && !m.overNormal}
 	if u.naive && hasOpaque(entries) {
 		u.unpacked, u.cleared = make(map[string]bool), make(map[string]bool)
 	}
@@ -69,7 +62,7 @@ func (m *merger) add(entries []layer.Entry) error {
 		if e.Name == "" || hidden(e.Name) {
 			continue // containerd leaves the root directory as the snapshotter made it
 		}
-		if err := u.apply(e); err != nil {
+		if err := u.entry(e); err != nil {
 			return refuse(e, err)
 		}
 	}
@@ -98,17 +91,9 @@ func hasOpaque(entries []layer.Entry) bool {
 	return false
 }
 
-// apply applies one entry.
-func (u *upper) apply(e *layer.Entry) error {
-	if err := checkName(e.Name); err != nil {
-		return err
-	}
-	dirPath, base := split(e.Name)
-	dirPath, err := u.resolve(u.root, dirPath)
-	if err != nil {
-		return err
-	}
-	parent, err := u.makeParents(dirPath)
+// entry applies one entry.
+func (u *upper) entry(e *layer.Entry) error {
+	parent, dirPath, base, err := u.place(e.Name)
 	if err != nil {
 		return err
 	}
@@ -136,6 +121,30 @@ func (u *upper) apply(e *layer.Entry) error {
 	}
 	children[base] = in
 	return in.setAttributes(e)
+}
+
+// place returns the directory in which an entry of this name is to be, made if it
+// is missing, its path, and the entry's name in it.
+func (u *upper) place(name string) (parent *inode, dirPath, base string, err error) {
+	dirPath, base = split(name)
+	if u.last != nil && dirPath == u.lastPath {
+		return u.last, dirPath, base, checkName(base)
+	}
+	u.last = nil
+	if err := checkName(name); err != nil {
+		return nil, "", "", err
+	}
+	resolved, err := u.resolve(u.root, dirPath)
+	if err != nil {
+		return nil, "", "", err
+	}
+	if parent, err = u.makeParents(resolved); err != nil {
+		return nil, "", "", err
+	}
+	if resolved == dirPath {
+		u.last, u.lastPath = parent, dirPath
+	}
+	return parent, resolved, base, nil
 }
 
 // create makes the inode of an entry that is no hard link.

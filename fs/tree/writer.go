@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -23,18 +24,18 @@ type writer struct {
 func newWriter(w io.WriterAt) *writer {
 	h := sha256.New()
 	return &writer{
-		buf:  bufio.NewWriterSize(io.MultiWriter(io.NewOffsetWriter(w, blockSize), h), 1<<18),
+		buf:  bufio.NewWriterSize(io.MultiWriter(io.NewOffsetWriter(w, erofs.BlockSize), h), 1<<18),
 		hash: h,
-		off:  blockSize,
+		off:  erofs.BlockSize,
 	}
 }
 
-var zeros [blockSize]byte
+var zeros [erofs.BlockSize]byte
 
 // seek writes zeros up to an offset that is ahead.
 func (w *writer) seek(off int64) error {
 	for w.off < off {
-		if err := w.write(zeros[:min(blockSize, off-w.off)]); err != nil {
+		if err := w.write(zeros[:min(erofs.BlockSize, off-w.off)]); err != nil {
 			return err
 		}
 	}
@@ -53,19 +54,19 @@ func (w *writer) inode(in *inode, number, first uint32) error {
 		return err
 	}
 	h := in.header(number, first)
-	b := append(w.tmp[:0], zeros[:inodeSize]...)
-	h.encode(b)
+	b := append(w.tmp[:0], zeros[:erofs.InodeSize]...)
+	h.Encode(b)
 	if in.place.xattrLen > 0 {
-		b = append(b, zeros[:xattrHeader]...)
+		b = erofs.AppendXattrHeader(b)
 		b = appendXattrs(b, w.own.of(in))
 		b = appendXattrs(b, in.xattrs)
 	}
 	switch in.place.layout {
-	case chunkBased:
-		b = binary.LittleEndian.AppendUint32(b, chunkHole)
-	case flatInline:
+	case erofs.ChunkBased:
+		b = binary.LittleEndian.AppendUint32(b, erofs.ChunkHole)
+	case erofs.FlatInline:
 		w.dir = in.data(w.dir[:0])
-		b = append(b, w.dir[len(w.dir)&^(blockSize-1):]...)
+		b = append(b, w.dir[len(w.dir)&^(erofs.BlockSize-1):]...)
 	}
 	w.tmp = b
 	return w.write(b)
@@ -74,13 +75,13 @@ func (w *writer) inode(in *inode, number, first uint32) error {
 // blocks writes an inode's data blocks; data begins at block first.
 func (w *writer) blocks(in *inode, first int64) error {
 	n := in.place.data
-	if in.place.layout == flatInline {
-		n &^= blockSize - 1
+	if in.place.layout == erofs.FlatInline {
+		n &^= erofs.BlockSize - 1
 	}
 	if n == 0 {
 		return nil
 	}
-	if err := w.seek((first + int64(in.place.block)) * blockSize); err != nil {
+	if err := w.seek((first + int64(in.place.block)) * erofs.BlockSize); err != nil {
 		return err
 	}
 	w.dir = in.data(w.dir[:0])
@@ -92,7 +93,7 @@ func (in *inode) data(b []byte) []byte {
 	if in.kind == layer.Symlink {
 		return append(b, in.ent.LinkName...)
 	}
-	return appendDir(b, in.dir.entries)
+	return erofs.AppendDir(b, len(in.dir.entries), in.dir.entry)
 }
 
 // finish fills the image up to its size, and returns a UUID made of what was
@@ -104,8 +105,5 @@ func (w *writer) finish(size int64) (uuid [16]byte, err error) {
 	if err := w.buf.Flush(); err != nil {
 		return uuid, err
 	}
-	copy(uuid[:], w.hash.Sum(nil))
-	uuid[6] = uuid[6]&0x0f | 0x80 // version 8: vendor-specific (RFC 9562)
-	uuid[8] = uuid[8]&0x3f | 0x80
-	return uuid, nil
+	return erofs.UUID([32]byte(w.hash.Sum(nil))), nil
 }

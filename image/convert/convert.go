@@ -3,7 +3,8 @@
 // the bottom up, and every blob is handed over to be stored in IPFS, whose CID
 // goes into the descriptor that the next document holds.
 //
-// The result depends on the source image and the chosen platforms alone.
+// The result depends on the source image, the chosen platforms and the files to
+// put first alone.
 package convert
 
 import (
@@ -48,6 +49,10 @@ type Job struct {
 
 	// Layer converts one layer.
 	Layer LayerFunc
+	// First has, for some layers by the digest of their blob in Source, the paths
+	// of the files to put first. These layers are made anew, also those that are
+	// lazy already.
+	First map[digest.Digest][]string
 	// Store puts a blob of the result into IPFS. It is called for many at once,
 	// and for each digest once. A blob comes after all that it refers to.
 	Store func(ctx context.Context, b Blob) (cid.Cid, error)
@@ -63,12 +68,16 @@ type Blob struct {
 }
 
 // LayerFunc writes the eStargz form of the layer src, which is a tar, plain or
-// compressed with gzip or zstd, to dst.
-type LayerFunc func(ctx context.Context, src *io.SectionReader, dst io.Writer) (estargz.Digests, error)
+// compressed with gzip or zstd, to dst, with the files called first before the
+// others.
+type LayerFunc func(ctx context.Context, src *io.SectionReader, dst io.Writer, first []string) (estargz.Digests, error)
 
-// With returns the LayerFunc that uses package estargz.
+// With returns the LayerFunc that uses package estargz. Which files come first
+// each layer has for itself.
 func With(o estargz.Options) LayerFunc {
-	return func(ctx context.Context, src *io.SectionReader, dst io.Writer) (estargz.Digests, error) {
+	return func(ctx context.Context, src *io.SectionReader, dst io.Writer, first []string) (estargz.Digests, error) {
+		o := o // each call has its own: layers are converted at once
+		o.Prioritized = first
 		made, err := estargz.Convert(ctx, dst, src, o)
 		return made.Digests, err
 	}

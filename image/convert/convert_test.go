@@ -333,7 +333,7 @@ func TestTroubleIsNotTheLayers(t *testing.T) {
 		"connection": fmt.Errorf("read: %w", errdefs.ErrUnavailable),
 	} {
 		w := newWorld(t, s, root)
-		w.Layer = func(context.Context, *io.SectionReader, io.Writer) (estargz.Digests, error) {
+		w.Layer = func(context.Context, *io.SectionReader, io.Writer, []string) (estargz.Digests, error) {
 			return estargz.Digests{}, trouble
 		}
 		if _, err := Run(context.Background(), w.Job); !errors.Is(err, trouble) {
@@ -356,7 +356,7 @@ func TestCancel(t *testing.T) {
 	}
 	w := newWorld(t, s, s.manifest(t, "amd64", layers...))
 	ctx, cancel := context.WithCancel(context.Background())
-	w.Layer = func(ctx context.Context, _ *io.SectionReader, _ io.Writer) (estargz.Digests, error) {
+	w.Layer = func(ctx context.Context, _ *io.SectionReader, _ io.Writer, _ []string) (estargz.Digests, error) {
 		cancel()
 		<-ctx.Done()
 		return estargz.Digests{}, ctx.Err()

@@ -133,7 +133,7 @@ func (s *store) lazyLayer(t testing.TB, name string) (layerOf, digest.Digest) {
 	t.Helper()
 	data := tarball(t, name, "contents of "+name)
 	var b bytes.Buffer
-	info, err := With(estargz.Options{})(context.Background(), io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data))), &b)
+	info, err := With(estargz.Options{})(context.Background(), io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data))), &b, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,10 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/image/progress"
 )
 
+// zstdChunkedPrefix begins the annotations by which zstd:chunked layers are read
+// (github.com/containers/storage).
+const zstdChunkedPrefix = "io.github.containers.zstd-chunked."
+
 // future is a layer that someone converts, for all that have it.
 type future struct {
 	done  chan struct{}
@@ -64,6 +68,10 @@ func (r *run) layer(ctx context.Context, desc ocispec.Descriptor) (*ocispec.Desc
 	annotations := maps.Clone(desc.Annotations)
 	if annotations == nil {
 		annotations = make(map[string]string)
+	}
+	if made.Digest != desc.Digest {
+		// Where the table of contents was in the old blob.
+		maps.DeleteFunc(annotations, func(k, _ string) bool { return strings.HasPrefix(k, zstdChunkedPrefix) })
 	}
 	root, err := oci.CID(*stored)
 	if err != nil {
@@ -132,13 +140,17 @@ func (r *run) convertLayer(ctx context.Context, desc ocispec.Descriptor) (layer,
 }
 
 // tryConvert verifies the layer's bytes, then converts them unless they are
-// lazy already or cannot be converted. The words tell which.
+// lazy already, and need no other order, or cannot be converted. The words tell
+// which.
 func (r *run) tryConvert(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, kept layer, task progress.Task) (layer, string, error) {
 	if err := verify(ctx, desc, ra); err != nil {
 		return layer{}, "", err
 	}
+	first, anew := r.First[desc.Digest]
 	format, toc, err := estargz.IsStargz(ctx, source{ra})
 	switch {
+	case err == nil && anew:
+		kept.TOC = toc
 	case err == nil:
 		if was := desc.Annotations[oci.AnnotationTOCDigest]; was != "" && was != toc.String() {
 			r.warn(fmt.Sprintf("layer %s: its annotation %s was %.100q, it is set to %s", desc.Digest, oci.AnnotationTOCDigest, was, toc))
@@ -153,10 +165,15 @@ func (r *run) tryConvert(ctx context.Context, desc ocispec.Descriptor, ra conten
 	default:
 		return layer{}, "", fmt.Errorf("layer %s: %w", desc.Digest, err)
 	}
-	made, err := r.write(ctx, desc, ra, task)
+	made, err := r.write(ctx, desc, ra, first, task)
 	if err != nil {
 		if ctx.Err() != nil || isEnvironment(err) {
 			return layer{}, "", fmt.Errorf("convert layer %s: %w", desc.Digest, err)
+		}
+		if kept.TOC != "" {
+			r.warn(fmt.Sprintf("layer %s stays lazy in the order that it has, not with what is read first in front: %v", desc.Digest, err))
+			r.count(&r.result.Kept)
+			return kept, "kept as it is", nil
 		}
 		r.plain(desc, err.Error())
 		return kept, "kept as it is", nil
@@ -186,13 +203,13 @@ func verify(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt) e
 
 // write converts the layer into the job's directory. Of the conversion only what
 // it reads can be seen from here; the rest of its time is compression.
-func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, task progress.Task) (layer, error) {
+func (r *run) write(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, first []string, task progress.Task) (layer, error) {
 	w, err := r.work().create()
 	if err != nil {
 		return layer{}, err
 	}
 	defer w.discard()
-	info, err := r.Layer(ctx, io.NewSectionReader(watched{ra, task}, 0, desc.Size), w)
+	info, err := r.Layer(ctx, io.NewSectionReader(watched{ra, task}, 0, desc.Size), w, first)
 	if err != nil {
 		return layer{}, err
 	}

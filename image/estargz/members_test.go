@@ -147,30 +147,3 @@ func TestConvertOnAnyMachine(t *testing.T) {
 		}
 	}
 }
-
-// TestPrioritized checks the order of a layer whose first files are given.
-func TestPrioritized(t *testing.T) {
-	link := file{Header: tar.Header{Typeflag: tar.TypeLink, Name: "x/link", Linkname: "y/target"}}
-	files := []file{dir("x"), dir("y"), reg("a", []byte("a")), reg("y/target", []byte("t")), link, reg("implicit/b", []byte("b")), reg("z", []byte("old")), reg("z", []byte("new"))}
-	blob, r := result(t, makeTar(t, files), Options{Prioritized: []string{"/z", "x/link", "none", "./implicit/b"}})
-	if want := []string{"none"}; !slices.Equal(r.Missed, want) {
-		t.Errorf("missed %q, want %q", r.Missed, want)
-	}
-	toc, err := layer.ReadTOC(context.Background(), source(blob), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range toc.Entries {
-		names = append(names, e.Name)
-	}
-	if want := []string{"z", "x", "y", "y/target", "x/link", "implicit/b", "a"}; !slices.Equal(names, want) {
-		t.Errorf("order %q, want %q", names, want)
-	}
-	for _, o := range toc.Objects {
-		first := o.Chunks[0].BlobOffset < toc.PrefetchSize
-		if last := o.Key == toc.Entries[6].Key; first == last {
-			t.Errorf("object %x before the landmark: %v", o.Key[:4], first)
-		}
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -48,6 +49,7 @@ const (
 // Chain asks sources in order. It is safe for concurrent use. Use [New].
 type Chain struct {
 	sources  []Source
+	given    []given // by source
 	patience time.Duration
 	late     *lateRoots
 	log      *slog.Logger
@@ -60,7 +62,7 @@ func New(cfg Config) (*Chain, error) {
 	if len(cfg.Sources) == 0 {
 		return nil, errors.New("chain: no source")
 	}
-	c := &Chain{sources: cfg.Sources, patience: cfg.Patience, late: newLateRoots(), log: cfg.Log}
+	c := &Chain{sources: cfg.Sources, given: make([]given, len(cfg.Sources)), patience: cfg.Patience, late: newLateRoots(), log: cfg.Log}
 	if c.patience <= 0 {
 		c.patience = defaultPatience
 	}
@@ -89,6 +91,27 @@ func (c *Chain) Get(ctx context.Context, w ipfs.Want, fn func(cid.Cid, []byte) e
 		return ctx.Err()
 	}
 	return err
+}
+
+// given counts what a source gave.
+type given struct{ blocks, bytes atomic.Int64 }
+
+// Given is what a source gave since the chain was made: blocks that it was the
+// first to give, and their bytes. What the node has in its store counts as its
+// own.
+type Given struct {
+	Source string `json:"source"`
+	Blocks int64  `json:"blocks"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// Given returns what each source gave, in the order of asking.
+func (c *Chain) Given() []Given {
+	all := make([]Given, len(c.sources))
+	for i := range all {
+		all[i] = Given{c.sources[i].Name, c.given[i].blocks.Load(), c.given[i].bytes.Load()}
+	}
+	return all
 }
 
 // patienceFor is how long a Get waits for one source before it asks the next.

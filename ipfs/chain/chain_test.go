@@ -73,9 +73,17 @@ func TestOrder(t *testing.T) {
 					want = cids[:1]
 				}
 				start := time.Now()
-				had, err := getOnce(t, chainOf(t, tt.first, tt.second), ipfs.Want{CIDs: want, Bulk: tt.bulk, Root: root})
+				c := chainOf(t, tt.first, tt.second)
+				had, err := getOnce(t, c, ipfs.Want{CIDs: want, Bulk: tt.bulk, Root: root})
 				if err != nil || len(had) != len(want) {
 					t.Fatalf("%d of %d blocks, %v", len(had), len(want), err)
+				}
+				given := c.Given()
+				if n := given[0].Blocks + given[1].Blocks; n != int64(len(want)) || given[0].Bytes+given[1].Bytes < n {
+					t.Errorf("the sources gave %+v, of %d blocks", given, len(want))
+				}
+				if tt.asked == 0 && given[1].Blocks != 0 {
+					t.Errorf("the second was not asked, and gave %+v", given[1])
 				}
 				if took := time.Since(start); took != tt.took || int(tt.second.asked.Load()) != tt.asked {
 					t.Errorf("took %v, the second was asked for %d; want %v, %d", took, tt.second.asked.Load(), tt.took, tt.asked)

@@ -94,6 +94,8 @@ func (g *get) take(ctx context.Context, a arrival) error {
 		return nil // another source gave it before
 	}
 	delete(g.missing, a.cid)
+	g.given[a.from].blocks.Add(1)
+	g.given[a.from].bytes.Add(int64(len(a.data)))
 	if err := g.fn(a.cid, a.data); err != nil {
 		return err
 	}

@@ -19,23 +19,26 @@ type landing struct {
 // Whoever asks for the block meanwhile is given it, too. x.mu is held, and let
 // go; w may be nil.
 func (x *Exchange) take(w *want, b blocks.Block, keep func(b blocks.Block)) {
-	var askers []*asker
+	var waiting, bulk []*asker
 	if w != nil && !w.over {
 		for a := range w.askers {
-			askers = append(askers, a)
+			if a.bulk {
+				bulk = append(bulk, a)
+			} else {
+				waiting = append(waiting, a)
+			}
 		}
 		x.settle(w)
 	}
 	l := &landing{data: b.RawData(), kept: make(chan struct{})}
 	x.landing[hash(b.Cid())] = l
 	x.unlock()
-	for _, a := range askers {
-		if err := a.take(b.Cid(), l.data); err != nil {
-			a.end(err)
-		}
-		if !a.bulk {
-			x.given(a, w)
-		}
+	for _, a := range waiting {
+		a.take(b.Cid(), l.data)
+		x.given(a, w)
+	}
+	for _, a := range bulk {
+		a.take(b.Cid(), l.data)
 	}
 	if keep != nil {
 		keep(b)
@@ -47,10 +50,8 @@ func (x *Exchange) take(w *want, b blocks.Block, keep func(b blocks.Block)) {
 	x.unlock()
 	x.inventory.added(b.Cid())
 	close(l.kept)
-	for _, a := range askers {
-		if a.bulk {
-			x.given(a, w)
-		}
+	for _, a := range bulk {
+		x.given(a, w)
 	}
 	l.users.Wait()
 }
@@ -70,8 +71,15 @@ func (x *Exchange) stored(c cid.Cid) {
 	})
 }
 
-// take is called with each block that arrives. The error is that of give.
-func (a *asker) take(c cid.Cid, data []byte) error {
+// take is called with each block that arrives. An error of give ends a.
+func (a *asker) take(c cid.Cid, data []byte) {
+	if err := a.offer(c, data); err != nil {
+		a.end(err)
+	}
+}
+
+// offer gives a a block, if it is not over. The error is that of give.
+func (a *asker) offer(c cid.Cid, data []byte) error {
 	a.ending.RLock()
 	defer a.ending.RUnlock()
 	if a.over {
@@ -95,7 +103,7 @@ func (x *Exchange) given(a *asker, w *want) {
 func (a *asker) board(found map[cid.Cid]*landing) (err error) {
 	for c, l := range found {
 		if err == nil {
-			err = a.take(c, l.data)
+			err = a.offer(c, l.data)
 		}
 		l.users.Done()
 	}

@@ -83,7 +83,7 @@ func (w *want) inVain(r *remote, now time.Time) bool {
 
 // asker is one Fetch.
 type asker struct {
-	bulk bool
+	bulk bool // nobody waits for it; Exchange.mu
 	give func(c cid.Cid, data []byte) error
 	lost func(c cid.Cid)
 
@@ -151,15 +151,7 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 	if idle || boarded != nil {
 		a.end(boarded)
 	}
-	var err error
-	select {
-	case <-a.done:
-		err = a.err
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-x.ctx.Done():
-		err = errClosed
-	}
+	err := x.await(ctx, a, w.Raised)
 	if err == nil {
 		err = boarded // all others may have been there before
 	}
@@ -176,6 +168,65 @@ func (x *Exchange) Fetch(ctx context.Context, w ipfs.Want, give func(c cid.Cid, 
 	x.dispatch()
 	x.unlock()
 	return err
+}
+
+// await returns when a is over, or ctx, or the exchange. When raised is closed
+// before that, what a wants is waited for.
+func (x *Exchange) await(ctx context.Context, a *asker, raised <-chan struct{}) error {
+	for {
+		select {
+		case <-a.done:
+			return a.err
+		case <-raised:
+			raised = nil
+			x.raise(a)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-x.ctx.Done():
+			return errClosed
+		}
+	}
+}
+
+// raise makes a one that waits for what it wants.
+func (x *Exchange) raise(a *asker) {
+	x.mu.Lock()
+	defer x.unlock()
+	if !a.bulk {
+		return
+	}
+	a.bulk = false
+	for w := range a.wants {
+		if !w.over {
+			x.waitFor(w)
+		}
+	}
+	x.dispatch()
+}
+
+// waitFor notes that one more waits for w. The first one has it go before all
+// that nobody waits for, or be late sooner if it is on its way.
+func (x *Exchange) waitFor(w *want) {
+	w.waited++
+	if w.waited > 1 {
+		return
+	}
+	if len(w.flights) > 0 {
+		x.expect(w, w.soonest())
+		return
+	}
+	w.queued = false // it may be in the queue of those that nobody waits for
+	x.place(w)
+}
+
+// soonest is how long the quickest of those who were asked for w may take
+// before somebody else is asked who waits for it.
+func (w *want) soonest() time.Duration {
+	least := maxPatience
+	for r := range w.flights {
+		least = min(least, r.meter.patience(r.ahead, w.size))
+	}
+	return least
 }
 
 // use returns the file under root, nil if that is undefined. Peers are asked
@@ -250,17 +301,12 @@ func (x *Exchange) want(a *asker, f *file, c cid.Cid) {
 		return
 	}
 	w.askers[a], a.wants[w] = true, true
-	if !a.bulk {
-		w.waited++
+	switch {
+	case !a.bulk:
+		x.waitFor(w)
+	case len(w.flights) == 0:
+		x.place(w)
 	}
-	if len(w.flights) > 0 {
-		x.hurry(w)
-		return
-	}
-	if !a.bulk && w.waited == 1 {
-		w.queued = false // it may be in the queue of those that nobody waits for
-	}
-	x.place(w)
 }
 
 // drop notes that a does not want a block any more.

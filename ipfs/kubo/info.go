@@ -44,3 +44,9 @@ func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
 	err := c.reply(ctx, "swarm/peers", &v)
 	return v.Peers, err
 }
+
+// Status fills v with what our own daemon says it is doing. No other daemon
+// knows the command.
+func (c *Client) Status(ctx context.Context, v any) error {
+	return c.ask(ctx, "ipfs-stargz/status", nil, v)
+}

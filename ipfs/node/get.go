@@ -49,7 +49,7 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	var gone *ipfs.UnavailableError // what is here is handed over all the same
 	if len(away) > 0 {
 		g.Go(func() error {
-			err := n.fetch(gctx, ipfs.Want{CIDs: away, Root: w.Root, Bulk: w.Bulk}, out)
+			err := n.fetch(gctx, part(w, away), out)
 			if errors.As(err, &gone) {
 				return nil
 			}
@@ -65,7 +65,7 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 	err = g.Wait()
 	if err == nil && len(damaged) > 0 {
 		out.ctx = ctx
-		err = n.fetch(ctx, ipfs.Want{CIDs: damaged, Root: w.Root, Bulk: w.Bulk}, out)
+		err = n.fetch(ctx, part(w, damaged), out)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -74,6 +74,12 @@ func (n *Node) Get(ctx context.Context, w ipfs.Want, fn func(c cid.Cid, data []b
 		return gone
 	}
 	return err
+}
+
+// part is w for some of its blocks.
+func part(w ipfs.Want, cids []cid.Cid) ipfs.Want {
+	w.CIDs = cids
+	return w
 }
 
 // output calls fn, one block at a time, until its context ends or fn fails.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -70,21 +71,11 @@ func (b *bench) withRelay(f func(via string) error) error {
 		if err != nil {
 			return err
 		}
-		relays = append(relays, delay.Start(l, func(ctx context.Context) (c net.Conn, err error) {
-			return b.dial(ctx, linkRelay, b.Nodes[linkSeeder].Namespace.Addr.String(), p)
+		relays = append(relays, delay.Start(l, func(ctx context.Context) (net.Conn, error) {
+			return ns.Dial(ctx, netip.AddrPortFrom(b.Nodes[linkSeeder].Namespace.Addr, p))
 		}, oneWay))
 	}
 	return f(b.listen(linkRelay, port))
-}
-
-// dial opens a TCP connection from a node.
-func (b *bench) dial(ctx context.Context, node int, host string, port uint16) (c net.Conn, err error) {
-	err = b.Nodes[node].Namespace.Do(func() error {
-		// With a literal address the socket is made on this thread.
-		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", host, port))
-		return err
-	})
-	return c, err
 }
 
 // narrow measures a bulk transfer against one of plain TCP.
@@ -143,7 +134,7 @@ func (b *bench) rawTCP(ctx context.Context, relayed bool) (float64, error) {
 	if relayed {
 		to = linkRelay
 	}
-	c, err := b.dial(ctx, linkReader, b.Nodes[to].Namespace.Addr.String(), port+1)
+	c, err := b.Nodes[linkReader].Namespace.Dial(ctx, netip.AddrPortFrom(b.Nodes[to].Namespace.Addr, port+1))
 	if err != nil {
 		l.Close()
 		return 0, errors.Join(err, <-sent)

@@ -94,7 +94,7 @@ func (n *Node) StartContainerd(ctx context.Context, extra string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	config := fmt.Sprintf(containerdConfig, dir, n.containerdSocket(), "linux/"+runtime.GOARCH,
+	config := fmt.Sprintf(containerdConfig, dir, n.ContainerdSocket(), "linux/"+runtime.GOARCH,
 		SnapshotterName, n.DaemonSocket(), n.DaemonRoot()) + extra
 	path := filepath.Join(n.Dir, "containerd.toml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
@@ -186,4 +186,5 @@ func (n *Node) daemonMounts() (left []Mount, err error) {
 	return left, err
 }
 
-func (n *Node) containerdSocket() string { return filepath.Join(n.Dir, "c.sock") }
+// ContainerdSocket is where the node's containerd answers.
+func (n *Node) ContainerdSocket() string { return filepath.Join(n.Dir, "c.sock") }

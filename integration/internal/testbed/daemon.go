@@ -20,6 +20,8 @@ type DaemonConfig struct {
 	// Peers are multiaddrs of the nodes that it stays connected to, as
 	// [Node.Multiaddr] gives them.
 	Peers []string
+	// Announce are the multiaddrs that peers are told in place of the node's own.
+	Announce []string
 	// SwarmKey is the file of a private network's key; the default is one that
 	// all nodes of the bed have.
 	SwarmKey string
@@ -28,8 +30,15 @@ type DaemonConfig struct {
 	// FetchTimeout is after how long without progress a read fails; 0 is the
 	// daemon's own default.
 	FetchTimeout time.Duration
-	// Top and Extra are TOML to add: keys before the first table, and tables.
-	Top, Extra string
+	// Mode is fs.mode: "kernel" or "fuse"; "" is the daemon's own default.
+	Mode string
+	// Background fetches what nobody has read yet while nobody reads, as a
+	// daemon does by default; here only who asks for it gets it, since it
+	// would change what tests count.
+	Background bool
+	// FS is TOML to add to the table [fs]. Top and Extra are other TOML: keys
+	// before the first table, and tables.
+	FS, Top, Extra string
 }
 
 func (n *Node) writeDaemonConfig(c DaemonConfig) error {
@@ -37,11 +46,7 @@ func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	fmt.Fprintf(&b, "root = %q\naddress = %q\n%s\n", n.DaemonRoot(), n.DaemonSocket(), c.Top)
 	fmt.Fprintf(&b, "[api]\naddress = %q\n", n.APISocket())
 	fmt.Fprintf(&b, "[ipfs]\nlisten = [%q]\n", fmt.Sprintf("/ip4/%s/tcp/%d", n.Namespace.Addr, ipfsPort))
-	var peers []string
-	for _, p := range c.Peers {
-		peers = append(peers, fmt.Sprintf("%q", p))
-	}
-	fmt.Fprintf(&b, "peers = [%s]\n", strings.Join(peers, ", "))
+	fmt.Fprintf(&b, "peers = %s\nannounce = %s\n", tomlList(c.Peers), tomlList(c.Announce))
 	if c.SwarmKey == "" {
 		c.SwarmKey = n.bed.swarmKey()
 	}
@@ -51,8 +56,20 @@ func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	if c.FetchTimeout > 0 {
 		fmt.Fprintf(&b, "fetch_timeout = %q\n", c.FetchTimeout)
 	}
-	b.WriteString(c.Extra)
+	b.WriteString("[fs]\n")
+	if c.Mode != "" {
+		fmt.Fprintf(&b, "mode = %q\n", c.Mode)
+	}
+	fmt.Fprintf(&b, "%s\n[prefetch]\nbackground = %v\n%s", c.FS, c.Background, c.Extra)
 	return os.WriteFile(n.daemonConfig(), []byte(b.String()), 0o600)
+}
+
+func tomlList(list []string) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = fmt.Sprintf("%q", s)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // StartDaemon writes the configuration, starts `ipfs-stargz serve`, for the
@@ -91,6 +108,9 @@ func (n *Node) endDaemon(end func(*process) error) error {
 	n.daemon = nil
 	return end(p)
 }
+
+// DaemonPID is the process id of the daemon, which must run.
+func (n *Node) DaemonPID() int { return n.daemon.cmd.Process.Pid }
 
 // DaemonLog is the file that the daemon's output goes to, over all its starts.
 func (n *Node) DaemonLog() string { return filepath.Join(n.Dir, "daemon.log") }

@@ -43,7 +43,7 @@ func (n *Node) env() []string {
 	}
 	return append(os.Environ(),
 		"PATH="+path,
-		"CONTAINERD_ADDRESS="+n.containerdSocket(),
+		"CONTAINERD_ADDRESS="+n.ContainerdSocket(),
 		"CONTAINERD_NAMESPACE="+n.ContainerdNamespace(),
 		markVariable+"="+n.bed.Dir,
 	)

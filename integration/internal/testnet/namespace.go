@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -84,6 +85,16 @@ func (ns *Namespace) Listen(port uint16) (l net.Listener, err error) {
 		return err
 	})
 	return l, err
+}
+
+// Dial opens a TCP connection from the namespace.
+func (ns *Namespace) Dial(ctx context.Context, to netip.AddrPort) (c net.Conn, err error) {
+	err = ns.Do(func() error {
+		// With a literal address the socket is made on this thread.
+		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
+		return err
+	})
+	return c, err
 }
 
 // SetDefaultRoute sends what is for no node of the network to the node with

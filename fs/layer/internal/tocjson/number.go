@@ -24,8 +24,10 @@ func (d *Decoder) integer(p *int64) error {
 	var v uint64
 	digits, leadingZero := 0, false
 	for ; ; digits++ {
-		if err := d.must(1); err != nil {
-			return err
+		if d.pos == d.end {
+			if err := d.must(1); err != nil {
+				return err
+			}
 		}
 		c := d.buf[d.pos]
 		if c < '0' || c > '9' {

@@ -112,6 +112,10 @@ func (d *Decoder) readKey() (err error) {
 	if d.key, err = d.str(d.key[:0]); err != nil {
 		return err
 	}
+	if d.pos < d.end && d.buf[d.pos] == ':' {
+		d.pos++
+		return nil
+	}
 	return d.expect(':')
 }
 
@@ -137,13 +141,16 @@ func (d *Decoder) literal(want string) error {
 
 // text reads a string, or null, into p.
 func (d *Decoder) text(p *[]byte) error {
-	if null, err := d.null(); null || err != nil {
+	c, err := d.next()
+	switch {
+	case err != nil:
 		return err
+	case c == 'n':
+		return d.literal("null")
+	case c != '"':
+		return d.syntax("want a string")
 	}
-	if err := d.expect('"'); err != nil {
-		return err
-	}
-	var err error
+	d.pos++
 	*p, err = d.str((*p)[:0])
 	return err
 }
@@ -161,22 +168,27 @@ func (d *Decoder) bytes(p *[]byte) error {
 	return nil
 }
 
-// plain tells the bytes of a string that stand for themselves.
-func plain(c byte) bool {
-	return c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf
-}
+// plain has the bytes of a string that stand for themselves.
+var plain = func() (plain [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		plain[c] = c != '"' && c != '\\'
+	}
+	return plain
+}()
 
 // str appends the rest of a string to dst; its opening quote was taken.
 func (d *Decoder) str(dst []byte) ([]byte, error) {
 	for {
-		i := d.pos
-		for i < d.end && plain(d.buf[i]) {
-			i++
+		rest := d.buf[d.pos:d.end]
+		n := 0
+		for n < len(rest) && plain[rest[n]] {
+			n++
 		}
-		if len(dst)+i-d.pos > MaxString {
+		i := d.pos + n
+		if len(dst)+n > MaxString {
 			return dst, fmt.Errorf("%w: a string of more than %d bytes", ErrTooLong, MaxString)
 		}
-		dst = append(dst, d.buf[d.pos:i]...)
+		dst = append(dst, rest[:n]...)
 		d.pos = i
 		if i == d.end {
 			if err := d.must(1); err != nil {

@@ -1,0 +1,116 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/fusetree"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/backing"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
+)
+
+// byFUSE shows trees by serving their images: names and contents. It is for
+// where the kernel does not show them by itself.
+type byFUSE struct {
+	cfg     Config
+	objects treeObjects
+	cache   *cache.Cache
+	stats   *fusetree.Stats
+
+	mu    sync.Mutex
+	trees map[string]*servedTree // by directory
+}
+
+// servedTree is a tree that is mounted.
+type servedTree struct {
+	server *fusetree.Server
+	image  *erofs.Image
+}
+
+func newByFUSE(cfg Config, cached *cache.Cache, loader *objects.Loader, stats *fusetree.Stats) *byFUSE {
+	return &byFUSE{
+		cfg: cfg, objects: treeObjects{loader, cached}, cache: cached, stats: stats,
+		trees: map[string]*servedTree{},
+	}
+}
+
+func (b *byFUSE) show(_ context.Context, _, image, dir string) error {
+	im, err := erofs.Open(image)
+	if err != nil {
+		return err
+	}
+	server, err := fusetree.Mount(fusetree.Config{
+		Dir: dir, Image: im, Objects: b.objects, Cache: b.cache.Dir(), SmallSize: b.cfg.SmallObject,
+		Passthrough: backing.Limit, Stats: b.stats, Log: b.cfg.Log,
+	})
+	if err != nil {
+		return errors.Join(err, im.Close())
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trees[dir] = &servedTree{server, im}
+	return nil
+}
+
+func (b *byFUSE) hide(dir string) error {
+	b.mu.Lock()
+	t := b.trees[dir]
+	delete(b.trees, dir)
+	b.mu.Unlock()
+	if t == nil {
+		return mounts.Unmount(dir) // of an earlier process
+	}
+	return t.close()
+}
+
+func (t *servedTree) close() error {
+	if err := t.server.Close(); err != nil {
+		return err // the image may be in use still
+	}
+	return t.image.Close()
+}
+
+func (b *byFUSE) dataDirs() []string { return nil }
+
+// close ends all trees. What has their files open gets errors from now on.
+func (b *byFUSE) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var errs []error
+	for _, t := range b.trees {
+		errs = append(errs, t.close())
+	}
+	clear(b.trees)
+	return errors.Join(errs...)
+}
+
+// treeObjects is what package fusetree reads.
+type treeObjects struct {
+	*objects.Loader
+	cache *cache.Cache
+}
+
+// Open implements [fusetree.Objects].
+func (o treeObjects) Open(k cache.Key) (*os.File, error) { return o.cache.OpenObject(k) }
+
+// hideDead unmounts the trees below root that a process of before served: nobody
+// answers there any more.
+func hideDead(root string) error {
+	all, err := mounts.Mounts()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range all {
+		if strings.HasPrefix(m.Dir, root+"/") && strings.HasPrefix(m.Type, "fuse") {
+			errs = append(errs, mounts.Unmount(m.Dir))
+		}
+	}
+	return errors.Join(errs...)
+}
