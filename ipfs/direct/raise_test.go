@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"context"
 	"net/http"
 	"sync"
 	"testing"
@@ -154,5 +155,33 @@ func TestRaisedPatience(t *testing.T) {
 	w := &want{size: 1000, flights: map[*remote]*flight{{meter: m, ahead: 1000}: nil}}
 	if p := w.soonest(); p != m.patience(1000, 1000) || p >= minBulkPatience {
 		t.Errorf("%v", p)
+	}
+}
+
+// What nobody has is lost for each who comes to wait for it: each looks
+// elsewhere, and the first may have left by then.
+func TestLostForEach(t *testing.T) {
+	f := newFile(t, 1, 1, 1000)
+	reader := newNode(t)
+	reader.know(f)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, bulk := range []bool{false, false, true, false} {
+		lost := make(chan struct{}, 1)
+		wg.Go(func() {
+			_ = reader.Fetch(ctx, f.want(bulk), func(cid.Cid, []byte) error { return nil }, func(cid.Cid) {
+				select {
+				case lost <- struct{}{}:
+				default:
+				}
+			})
+		})
+		select {
+		case <-lost:
+		case <-time.After(time.Minute):
+			t.Fatalf("one more who wants it (bulk: %v) is not told", bulk)
+		}
 	}
 }

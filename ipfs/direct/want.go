@@ -205,18 +205,20 @@ func (x *Exchange) raise(a *asker) {
 }
 
 // waitFor notes that one more waits for w. The first one has it go before all
-// that nobody waits for, or be late sooner if it is on its way.
+// that nobody waits for, or be late sooner if it is on its way. Where it is lost,
+// each one is told.
 func (x *Exchange) waitFor(w *want) {
 	w.waited++
-	if w.waited > 1 {
-		return
-	}
-	if len(w.flights) > 0 {
+	first := w.waited == 1
+	switch {
+	case len(w.flights) == 0:
+		if first {
+			w.queued = false // it may be in the queue of those that nobody waits for
+		}
+		x.place(w)
+	case first:
 		x.expect(w, w.soonest())
-		return
 	}
-	w.queued = false // it may be in the queue of those that nobody waits for
-	x.place(w)
 }
 
 // soonest is how long the quickest of those who were asked for w may take
