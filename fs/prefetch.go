@@ -17,10 +17,6 @@ var (
 	_ prefetch.Objects = ahead{}
 )
 
-// Progress returns how much of each layer is here, and what is done for the
-// rest, sorted by CID.
-func (f *FS) Progress() []prefetch.LayerProgress { return f.prefetch.Progress() }
-
 // resume has the prefetcher go on with the layers that were here at the start,
 // the last used first.
 func (f *FS) resume() {

@@ -52,11 +52,21 @@ func prefetching(t *testing.T, root string, open fs.Opener, cfg prefetch.Config,
 
 const patience = 2 * time.Minute // of tests: what takes longer does not come
 
+// layersOf is what a file system says of its layers.
+func layersOf(t *testing.T, f *fs.FS) []fs.Layer {
+	t.Helper()
+	s, err := f.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Layers
+}
+
 // awaitState waits until a layer's progress is as wanted, and returns it.
-func awaitState(t *testing.T, f *fs.FS, cid string, want func(prefetch.LayerProgress) bool) prefetch.LayerProgress {
+func awaitState(t *testing.T, f *fs.FS, cid string, want func(fs.Layer) bool) fs.Layer {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		last := f.Progress()
+		last := layersOf(t, f)
 		for _, l := range last {
 			if l.CID == cid && l.Counted && want(l) {
 				return l
@@ -85,8 +95,8 @@ func closed(t *testing.T, f *fs.FS) {
 	}
 }
 
-func inState(s prefetch.State) func(prefetch.LayerProgress) bool {
-	return func(l prefetch.LayerProgress) bool { return l.State == s }
+func inState(s prefetch.State) func(fs.Layer) bool {
+	return func(l fs.Layer) bool { return l.Prefetch == s }
 }
 
 // TestPrefetch has a layer's head fetched by its pull, and the rest after a
@@ -100,7 +110,7 @@ func TestPrefetch(t *testing.T) {
 	root := t.TempDir()
 	f, stop := prefetching(t, root, s.open, prefetch.Config{Head: true})
 	add(t, f, "one", toc)
-	l := awaitState(t, f, "one", func(l prefetch.LayerProgress) bool { return l.State == prefetch.Off && l.Objects == 2 })
+	l := awaitState(t, f, "one", func(l fs.Layer) bool { return l.Prefetch == prefetch.Off && l.Objects == 2 })
 	if l.TotalObjects != 3 || l.Bytes != int64(len(head)+len(large)) || l.TotalBytes != l.Bytes+int64(len(rest)) {
 		t.Errorf("progress: %+v", l)
 	}
@@ -118,7 +128,7 @@ func TestPrefetch(t *testing.T) {
 	s.unplug(false)
 	before := s.read()
 	f, _ = prefetching(t, root, s.open, prefetch.Config{Head: true, Background: true})
-	awaitState(t, f, "one", func(l prefetch.LayerProgress) bool { return l.State == prefetch.Done && l.Objects == 3 })
+	awaitState(t, f, "one", func(l fs.Layer) bool { return l.Prefetch == prefetch.Done && l.Objects == 3 })
 	if n := s.read() - before; n < len(rest) || n > len(rest)+len(rest)/2 {
 		t.Errorf("%d bytes were read for a rest of %d", n, len(rest))
 	}
@@ -130,7 +140,7 @@ func TestPrefetch(t *testing.T) {
 	if err := f.Retain(nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if p := f.Progress(); len(p) > 0 {
+	if p := layersOf(t, f); len(p) > 0 {
 		t.Errorf("of a layer that is gone: %+v", p)
 	}
 }

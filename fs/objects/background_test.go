@@ -143,13 +143,13 @@ func TestQuiet(t *testing.T) {
 		time.AfterFunc(20*time.Second, l.gate.end)
 		time.AfterFunc(25*time.Second, l.gate.begin)
 		time.AfterFunc(26*time.Second, l.gate.end)
-		if n, _ := l.Demand(); n != 2 {
+		if n, _ := l.gate.state(); n != 2 {
 			t.Errorf("%d wait", n)
 		}
 		if err := l.Quiet(t.Context(), 10*time.Second); err != nil || time.Since(start) != 36*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
-		if n, last := l.Demand(); n != 0 || last.Sub(start) != 26*time.Second {
+		if n, last := l.gate.state(); n != 0 || last.Sub(start) != 26*time.Second {
 			t.Errorf("%d wait, the last until %v", n, last.Sub(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

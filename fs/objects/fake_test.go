@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipfs-stargz/ipfs-stargz/cache"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/internal/histogram"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 )
 
@@ -197,3 +198,9 @@ func (v *view) unmount(dir string) {
 }
 
 func (v *view) stats() *Stats { return v.server.loader.Stats() }
+
+// counted is how many durations a histogram has.
+func counted(h *histogram.Histogram) int64 {
+	_, _, n := h.Snapshot()
+	return n
+}

@@ -85,10 +85,6 @@ func (l *Loader) Close() {
 	l.objects.close()
 }
 
-// Demand tells how many callers want something that they wait for, and when the
-// last one before them got it.
-func (l *Loader) Demand() (active int, lastEnd time.Time) { return l.gate.state() }
-
 // Quiet returns when nobody has waited for anything for so long, or with ctx's
 // error.
 func (l *Loader) Quiet(ctx context.Context, long time.Duration) error {

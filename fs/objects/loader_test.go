@@ -154,7 +154,7 @@ func TestCancelledReader(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	first, second := read(ctx), read(t.Context())
-	eventually(t, "both wait", func() bool { n, _ := l.Demand(); return n == 2 && l.stats.Joined.Load() == 1 })
+	eventually(t, "both wait", func() bool { n, _ := l.gate.state(); return n == 2 && l.stats.Joined.Load() == 1 })
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Errorf("the one that left: %v", err)

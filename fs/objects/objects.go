@@ -136,7 +136,6 @@ func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, o
 
 func (s *Server) lookupObject(cancel <-chan struct{}, pid uint32, k cache.Key, out *fuse.EntryOut) fuse.Status {
 	defer observe(&s.loader.stats.LookupSeconds, time.Now())
-	s.loader.stats.Lookups.Add(1)
 	obj, sure, ok := s.loader.contents.Find(k)
 	if !ok {
 		return fuse.ENOENT
@@ -197,7 +196,6 @@ func (s *Server) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 // stays true, so the page cache is kept from one open to the next.
 func (s *Server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	defer observe(&s.loader.stats.OpenSeconds, time.Now())
-	s.loader.stats.Opens.Add(1)
 	id, ok := s.files.Acquire(in.NodeId, func() (*os.File, error) {
 		k, ok := s.loader.contents.FindID(in.NodeId)
 		if !ok {
@@ -220,7 +218,6 @@ func (s *Server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { s.files.Releas
 // Read fetches what is missing of the range.
 func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	defer observe(&s.loader.stats.ReadSeconds, time.Now())
-	s.loader.stats.Reads.Add(1)
 	k, ok := s.loader.contents.FindID(in.NodeId)
 	if !ok {
 		return nil, fuse.ENOENT

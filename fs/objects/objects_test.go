@@ -40,7 +40,7 @@ func TestSmallObjectIsNativeAtOnce(t *testing.T) {
 		key   [32]byte
 		opens int64
 	}{{"one chunk, large", one, 0}, {"several chunks, small", small, 0}, {"several chunks, large", big, 1}} {
-		before := v.stats().Opens.Load()
+		before := counted(&v.stats().OpenSeconds)
 		got, err := os.ReadFile(v.paths[k.key])
 		if err != nil {
 			t.Fatalf("%s: %v", k.what, err)
@@ -48,7 +48,7 @@ func TestSmallObjectIsNativeAtOnce(t *testing.T) {
 		if !bytes.Equal(got, src.data[k.key]) {
 			t.Errorf("%s: other bytes", k.what)
 		}
-		if n := v.stats().Opens.Load() - before; n != k.opens {
+		if n := counted(&v.stats().OpenSeconds) - before; n != k.opens {
 			t.Errorf("%s: %d opens met FUSE, want %d", k.what, n, k.opens)
 		}
 		// What is read through FUSE is there a moment later.
@@ -194,7 +194,7 @@ func TestImpatience(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if n := v.stats().Opens.Load(); n != 1 {
+	if n := counted(&v.stats().OpenSeconds); n != 1 {
 		t.Fatalf("%d opens met FUSE, want 1", n)
 	}
 	go func() {

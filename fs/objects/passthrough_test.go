@@ -32,12 +32,12 @@ func TestPassthrough(t *testing.T) {
 		return false
 	})
 	defer f.Close()
-	before := v.stats().Reads.Load()
+	before := counted(&v.stats().ReadSeconds)
 	got := make([]byte, len(src.data[k]))
 	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, src.data[k]) {
 		t.Errorf("passed through: %v", err)
 	}
-	if n := v.stats().Reads.Load() - before; n != 0 {
+	if n := counted(&v.stats().ReadSeconds) - before; n != 0 {
 		t.Errorf("%d reads met FUSE", n)
 	}
 	if v.server.files.Registered() != 1 {

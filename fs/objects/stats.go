@@ -9,10 +9,7 @@ import (
 // Stats counts what met FUSE and what was fetched since the start. Bytes are
 // uncompressed.
 type Stats struct {
-	Lookups     atomic.Int64 // objects looked up through FUSE
-	Opens       atomic.Int64 // objects opened through FUSE
-	Passthrough atomic.Int64 // of these, those that the kernel reads by itself
-	Reads       atomic.Int64 // read requests through FUSE
+	Passthrough atomic.Int64 // of the opens, those of files that the kernel reads by itself
 
 	LookupSeconds histogram.Histogram // look-ups of objects, with what was fetched for them
 	OpenSeconds   histogram.Histogram // objects opened
