@@ -99,8 +99,9 @@ func (p *Prefetcher) count(ctx context.Context) {
 	}
 }
 
-// uncounted returns the layer to count next: a new one, of those the one that
-// is prefetched first, before an old one.
+// uncounted returns the layer to count next: a new one before an old one, the
+// latest used before others, as they are prefetched. It does not look at their
+// stages, which may be changing.
 func (p *Prefetcher) uncounted() (next *work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,7 +110,7 @@ func (p *Prefetcher) uncounted() (next *work) {
 		due, first := w.tally.due(p.asked)
 		switch {
 		case !due, news && !first:
-		case next == nil, first && !news, w.before(next):
+		case next == nil, first && !news, w.usedAfter(next):
 			next, news = w, first
 		}
 	}

@@ -28,13 +28,14 @@ func TestUsedFirst(t *testing.T) {
 	s.takes = time.Second
 	in(t, all, s, func(p *prefetch.Prefetcher, _ *log) {
 		p.Add(a)
-		p.Add(b)
 		after(500 * time.Millisecond)
+		p.Add(b)
+		after(time.Second)
 		p.Use([]string{"a", "unknown"})
 		after(time.Second)
 		p.Add(c)
 		after(time.Minute)
-		expect(t, "fetched", s.fetched(), "b1 a1 c1 c2 a2 a3 b2 b3")
+		expect(t, "fetched", s.fetched(), "a1 b1 a2 c1 c2 a3 b2 b3")
 	})
 }
 

@@ -110,7 +110,14 @@ func (w *work) before(v *work) bool {
 		return w.stage < v.stage
 	case w.stage == stageHead && w.taken != v.taken:
 		return w.taken < v.taken
-	case w.used != v.used:
+	}
+	return w.usedAfter(v)
+}
+
+// usedAfter reports whether w was used after v; of layers used together, it is
+// the same one each time.
+func (w *work) usedAfter(v *work) bool {
+	if w.used != v.used {
 		return w.used > v.used
 	}
 	return w.cid < v.cid
