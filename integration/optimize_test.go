@@ -78,10 +78,10 @@ func (p *pair) nothingLeft() {
 	}
 }
 
-// TestOptimize pushes an image with what its start reads in front, and runs it
-// on the other node.
+// TestOptimize pushes an image with what its start reads in front, runs it on the
+// other node, and compares all of it: with the race detector that takes minutes.
 func TestOptimize(t *testing.T) {
-	p := newPair(t, testbed.Options{}, testbed.DaemonConfig{})
+	p := newPair(t, testbed.Options{Daemon: quick(t)}, testbed.DaemonConfig{})
 	im := testImage(t, image.Python())
 	p.must(p.a.Import(t.Context(), im))
 	cid := p.optimized(im, im.Name, "--", "python3", "-c", "import json; print('recorded')")

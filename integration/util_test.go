@@ -41,3 +41,14 @@ func tarNames(t *testing.T, path string) map[string]bool {
 		names[strings.TrimSuffix(h.Name, "/")] = true
 	}
 }
+
+// quick is a daemon without the race detector, for what would take minutes with
+// it.
+func quick(t *testing.T) string {
+	t.Helper()
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
