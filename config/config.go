@@ -134,6 +134,9 @@ type FS struct {
 	SmallObject Size `toml:"small_object"`
 	// LookupPatience is for how long opening a file may wait for that.
 	LookupPatience Duration `toml:"lookup_patience"`
+	// StateFiles has each image's root hold /.stargz-snapshotter, with a file for
+	// each lazy layer that tells how much of it is here.
+	StateFiles bool `toml:"state_files"`
 }
 
 // Prefetch is what is fetched before anybody reads it.

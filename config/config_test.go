@@ -23,6 +23,7 @@ peers = ["/ip4/10.0.0.1/tcp/4001/p2p/12D3KooW"]
 fetch_timeout = "1m30s"
 [fs]
 small_object = "64KiB"
+state_files = true
 [prefetch]
 head = false
 rate = "20MiB"
@@ -39,6 +40,9 @@ quiet = "1s"
 	}
 	if cfg.FS.SmallObject != 64<<10 {
 		t.Errorf("small_object = %d", cfg.FS.SmallObject)
+	}
+	if !cfg.FS.StateFiles || config.Default().FS.StateFiles {
+		t.Errorf("state_files = %t, by default %t", cfg.FS.StateFiles, config.Default().FS.StateFiles)
 	}
 	if p := cfg.Prefetch; p.Head || !p.Background || p.Rate != 20<<20 || p.Concurrency != 4 || time.Duration(p.Quiet) != time.Second {
 		t.Errorf("prefetch = %+v", p)

@@ -114,6 +114,15 @@ func (ts *trees) build(ctx context.Context, name string, run Run) error {
 	if err != nil {
 		return err
 	}
+	if ts.stateFiles {
+		ls, err := ts.layers.run(run.CIDs)
+		if err == nil {
+			err = addStateFiles(ctx, m, ls)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	var opts tree.Options
 	if len(run.Below) > 0 {
 		below, err := ts.below(run.Below)

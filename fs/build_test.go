@@ -151,7 +151,7 @@ func TestAddMends(t *testing.T) {
 	unmountTrees(t, f, image.cids[:3])
 	remove(t, index(1))
 	s.unplug(true)
-	if _, _, err := f.Add(t.Context(), image.cids[2], "", fs.Run{CIDs: image.cids[:2]}); !errors.Is(err, errDown) {
+	if _, _, err := f.Add(t.Context(), image.cids[2], "", "", fs.Run{CIDs: image.cids[:2]}); !errors.Is(err, errDown) {
 		t.Errorf("nobody has the damaged layer: %v", err)
 	}
 	s.unplug(false)
@@ -185,7 +185,7 @@ func TestRefusedOnOthers(t *testing.T) {
 	f := running(t, t.TempDir(), &s)
 	add(t, f, "top", "")
 	add(t, f, "low", "")
-	_, _, err := f.Add(t.Context(), "top", "", fs.Run{CIDs: []string{"low"}})
+	_, _, err := f.Add(t.Context(), "top", "", "", fs.Run{CIDs: []string{"low"}})
 	var refused *tree.RefusedError
 	if !errors.As(err, &refused) || refused.Layer != 1 {
 		t.Errorf("got %v", err)

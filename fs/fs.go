@@ -47,6 +47,10 @@ type Config struct {
 	// [mounts.ModeKernel] or [mounts.ModeFUSE].
 	Mode string
 
+	// StateFiles has each tree show how much of its layers is here, in
+	// /.stargz-snapshotter.
+	StateFiles bool
+
 	// SmallObject and LookupPatience are the file system's part of
 	// [objects.Config].
 	SmallObject    int64
@@ -112,17 +116,27 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 	}
 	defer func() { undo(f.cache.Close) }()
 	f.loader = objects.NewLoader(f.layers, f.cache)
+	f.prefetch = prefetch.New(cfg.Prefetch, ahead{f.loader, f.cache}, cfg.Log)
+	defer func() {
+		if err != nil {
+			f.prefetch.Close()
+		}
+	}()
+	var live objects.Live
+	if cfg.StateFiles {
+		f.trees.stateFiles = true
+		live = &stateFiles{f.layers, f.prefetch.Count}
+	}
 	if err := hideDead(f.trees.root); err != nil {
 		return nil, err
 	}
-	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader, &f.treeStats); err != nil {
+	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader, live, &f.treeStats); err != nil {
 		return nil, err
 	}
 	f.trees.show = f.show
 	// A daemon that was killed left overlays behind whose files point at its
 	// dead mount. Those that are in the cache need not.
 	f.uses.Forget(f.cache.Dir())
-	f.prefetch = prefetch.New(cfg.Prefetch, ahead{f.loader, f.cache}, cfg.Log)
 	f.resume()
 	return f, nil
 }
@@ -148,10 +162,11 @@ type Run = struct {
 // Add readies the layer with this CID to be the top of a run: it fetches its
 // table of contents, verifies it against tocDigest ("" when the image names
 // none), keeps it, and checks that its names can lie on those of the run. Any
-// error means that the layer cannot be lazy. Prefetching it begins, and is not
-// waited for.
-func (f *FS) Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error) {
-	l, entries, err := f.layers.add(ctx, cid, tocDigest)
+// error means that the layer cannot be lazy. blobDigest is what images call the
+// layer ("" when that is not known): it is told and not verified. Prefetching the
+// layer begins, and is not waited for.
+func (f *FS) Add(ctx context.Context, cid, tocDigest, blobDigest string, on Run) (diskBytes, names int64, err error) {
+	l, entries, err := f.layers.add(ctx, cid, tocDigest, blobDigest)
 	if err != nil {
 		return 0, 0, err
 	}

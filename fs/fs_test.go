@@ -64,7 +64,7 @@ func life(t *testing.T, mode string) {
 	if _, err := os.ReadFile(dir + "/d/unread"); err == nil {
 		t.Error("read what nobody has")
 	}
-	if _, _, err := f.Add(t.Context(), "three", "", fs.Run{}); !errors.Is(err, errDown) {
+	if _, _, err := f.Add(t.Context(), "three", "", "", fs.Run{}); !errors.Is(err, errDown) {
 		t.Errorf("add a layer that nobody has: %v", err)
 	}
 
@@ -238,14 +238,14 @@ func refused(t *testing.T, mode string) {
 		"a path for a CID":      {"../x", "", nil},
 		"dangling link":         {"dangling", "", nil},
 	} {
-		_, _, err := f.Add(t.Context(), c.cid, c.toc, fs.Run{})
+		_, _, err := f.Add(t.Context(), c.cid, c.toc, "", fs.Run{})
 		if err == nil || c.want != nil && !errors.Is(err, c.want) {
 			t.Errorf("%s: error %v, want %v", what, err, c.want)
 		}
 	}
 	add(t, f, "good", toc)
 	add(t, f, "other", "")
-	if _, _, err := f.Add(t.Context(), "other", toc, fs.Run{}); !errors.Is(err, layer.ErrTOCDigest) {
+	if _, _, err := f.Add(t.Context(), "other", toc, "", fs.Run{}); !errors.Is(err, layer.ErrTOCDigest) {
 		t.Errorf("the same, here already: %v", err)
 	}
 	tmp, err := filepath.Glob(filepath.Join(root, "layers", "tmp-*"))
@@ -284,12 +284,12 @@ func cancelled(t *testing.T, mode string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	first, second := make(chan error), make(chan error)
 	go func() {
-		_, _, err := f.Add(ctx, "one", toc, fs.Run{})
+		_, _, err := f.Add(ctx, "one", toc, "", fs.Run{})
 		first <- err
 	}()
 	<-waiting
 	go func() {
-		_, _, err := f.Add(t.Context(), "one", toc, fs.Run{})
+		_, _, err := f.Add(t.Context(), "one", toc, "", fs.Run{})
 		second <- err
 	}()
 	cancel()

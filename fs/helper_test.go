@@ -32,7 +32,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // store holds layers' blobs by name, and can be unplugged.
 type store struct {
-	mode string // in which file systems that read from it are started; empty: auto
+	// How file systems that read from it are started.
+	mode       string // empty: auto
+	stateFiles bool
 
 	mu    sync.Mutex
 	blobs map[string][]byte
@@ -163,7 +165,7 @@ func start(t testing.TB, root string, s *store) *fs.FS {
 func startLogging(t testing.TB, root string, s *store, log io.Writer, level slog.Level) *fs.FS {
 	t.Helper()
 	f, err := fs.New(t.Context(), fs.Config{
-		Root: root, Open: s.open, Mode: cmp.Or(s.mode, mounts.ModeAuto), SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
+		Root: root, Open: s.open, Mode: cmp.Or(s.mode, mounts.ModeAuto), StateFiles: s.stateFiles, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
@@ -190,7 +192,7 @@ func stop(t testing.TB, f *fs.FS) {
 
 func add(t *testing.T, f *fs.FS, cid, toc string, on ...string) {
 	t.Helper()
-	if _, _, err := f.Add(t.Context(), cid, toc, fs.Run{CIDs: on}); err != nil {
+	if _, _, err := f.Add(t.Context(), cid, toc, "", fs.Run{CIDs: on}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -49,6 +49,8 @@ type lazyLayer struct {
 	index *layer.Index
 	data  *layer.Layer
 
+	stateKey cache.Key // of its state file
+
 	users sync.RWMutex // read-held while index or data are used, so that neither is closed then
 	gone  bool
 
@@ -59,7 +61,8 @@ type lazyLayer struct {
 type layerMeta struct {
 	CID       string        `json:"cid"`
 	TOCDigest digest.Digest `json:"toc_digest"`
-	Size      int64         `json:"size"` // of the blob, bytes
+	Digest    digest.Digest `json:"digest,omitempty"` // of the blob, as the first image said that had it
+	Size      int64         `json:"size"`             // of the blob, bytes
 	Names     int64         `json:"names"`
 	DiskBytes int64         `json:"disk_bytes"`
 }
@@ -120,6 +123,7 @@ func (ls *layers) load(name string) (*lazyLayer, error) {
 	if l.index, err = layer.Load(dir); err != nil {
 		return nil, err
 	}
+	l.stateKey = stateKey(name)
 	l.data = layer.Open(l.index, &source{cid: l.meta.CID, size: l.meta.Size, open: ls.open})
 	return l, nil
 }
@@ -127,7 +131,7 @@ func (ls *layers) load(name string) (*lazyLayer, error) {
 // add returns the layer with this CID, fetching and verifying its table of
 // contents if it is not here, or damaged. It returns the layer's entries too if
 // it had to read them.
-func (ls *layers) add(ctx context.Context, cid, tocDigest string) (*lazyLayer, []layer.Entry, error) {
+func (ls *layers) add(ctx context.Context, cid, tocDigest, blobDigest string) (*lazyLayer, []layer.Entry, error) {
 	want := digest.Digest(tocDigest)
 	if want != "" {
 		if err := want.Validate(); err != nil {
@@ -137,11 +141,15 @@ func (ls *layers) add(ctx context.Context, cid, tocDigest string) (*lazyLayer, [
 	if cid == "" || strings.ContainsAny(cid, "/.") {
 		return nil, nil, fmt.Errorf("%q is no CID", cid)
 	}
+	called := digest.Digest(blobDigest)
+	if called.Validate() != nil {
+		called = "" // it becomes part of a name
+	}
 	var got fetched
 	for ok := false; !ok; {
 		// Pulls of one image at a time share the fetch. When the one that
 		// does it is called off, another takes over.
-		v, err, _ := ls.adds.Do(cid+" "+tocDigest, func() (any, error) { return ls.fetch(ctx, cid, want) })
+		v, err, _ := ls.adds.Do(cid+" "+tocDigest, func() (any, error) { return ls.fetch(ctx, cid, want, called) })
 		switch {
 		case err == nil:
 			got, ok = v.(fetched), true
@@ -162,12 +170,6 @@ func (ls *layers) get(cid string) (*lazyLayer, bool) {
 	return l, ok
 }
 
-// intact returns the layer with this CID, unless it is to be fetched.
-func (ls *layers) intact(cid string) (*lazyLayer, bool) {
-	l, ok := ls.get(cid)
-	return l, ok && !l.damaged.Load()
-}
-
 // entries reads the entries of a layer. Should they be damaged the layer is
 // fetched again when it is next added.
 func (ls *layers) entries(ctx context.Context, cid string) ([]layer.Entry, error) {
@@ -184,6 +186,19 @@ func (ls *layers) entries(ctx context.Context, cid string) ([]layer.Entry, error
 	return entries, err
 }
 
+// run returns the layers with these CIDs.
+func (ls *layers) run(cids []string) ([]*lazyLayer, error) {
+	run := make([]*lazyLayer, len(cids))
+	for i, cid := range cids {
+		l, ok := ls.get(cid)
+		if !ok {
+			return nil, errNotHere(cid)
+		}
+		run[i] = l
+	}
+	return run, nil
+}
+
 func errNotHere(cid string) error {
 	return fmt.Errorf("layer %s is not here (remove the image and pull it again)", cid)
 }
@@ -198,7 +213,7 @@ func (ls *layers) mend(ctx context.Context, cids []string) error {
 		if !l.damaged.Load() {
 			continue
 		}
-		if _, _, err := ls.add(ctx, cid, l.meta.TOCDigest.String()); err != nil {
+		if _, _, err := ls.add(ctx, cid, l.meta.TOCDigest.String(), l.meta.Digest.String()); err != nil {
 			return fmt.Errorf("fetch the damaged layer %s again: %w", cid, err)
 		}
 	}
@@ -212,9 +227,12 @@ type fetched struct {
 }
 
 // fetch reads a layer's table of contents and keeps what is needed of it.
-func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (fetched, error) {
-	if l, ok := ls.intact(cid); ok {
-		return fetched{layer: l}, nil
+func (ls *layers) fetch(ctx context.Context, cid string, want, called digest.Digest) (fetched, error) {
+	if l, ok := ls.get(cid); ok {
+		if !l.damaged.Load() {
+			return fetched{layer: l}, nil
+		}
+		called = l.meta.Digest // trees that are mounted have it in their names
 	}
 	src, err := ls.open(ctx, cid)
 	if err != nil {
@@ -224,12 +242,13 @@ func (ls *layers) fetch(ctx context.Context, cid string, want digest.Digest) (fe
 	if err != nil {
 		return fetched{}, err
 	}
-	l, err := ls.keep(cid, src.Size(), toc)
+	l, err := ls.keep(layerMeta{CID: cid, Digest: called, Size: src.Size()}, toc)
 	return fetched{l, toc.Entries}, err
 }
 
-// keep writes what is needed of a layer of size bytes, and opens it.
-func (ls *layers) keep(cid string, size int64, toc *layer.TOC) (*lazyLayer, error) {
+// keep writes what is needed of a layer, and opens it. Of meta it is given what the
+// table of contents does not say.
+func (ls *layers) keep(meta layerMeta, toc *layer.TOC) (*lazyLayer, error) {
 	tmp, err := os.MkdirTemp(ls.dir, tmpPrefix)
 	if err != nil {
 		return nil, err
@@ -238,7 +257,7 @@ func (ls *layers) keep(cid string, size int64, toc *layer.TOC) (*lazyLayer, erro
 	if err := layer.Save(tmp, toc); err != nil {
 		return nil, err
 	}
-	meta := layerMeta{CID: cid, TOCDigest: toc.Digest, Size: size, Names: int64(len(toc.Entries))}
+	meta.TOCDigest, meta.Names = toc.Digest, int64(len(toc.Entries))
 	if meta.DiskBytes, err = filesSize(tmp); err != nil {
 		return nil, err
 	}
@@ -255,7 +274,7 @@ func (ls *layers) keep(cid string, size int64, toc *layer.TOC) (*lazyLayer, erro
 	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	old := ls.byCID[cid]
+	cid, old := meta.CID, ls.byCID[meta.CID]
 	if old != nil && !old.damaged.Load() {
 		return old, nil
 	}

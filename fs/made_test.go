@@ -27,7 +27,7 @@ type made struct {
 func (m made) pull(t testing.TB, f *fs.FS) {
 	t.Helper()
 	for i, cid := range m.cids {
-		if _, _, err := f.Add(t.Context(), cid, m.tocs[i], fs.Run{CIDs: m.cids[:i]}); err != nil {
+		if _, _, err := f.Add(t.Context(), cid, m.tocs[i], "", fs.Run{CIDs: m.cids[:i]}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -38,11 +38,11 @@ func ChooseMode(ctx context.Context, dir, mode string) (mounts.Choice, error) {
 }
 
 // newShower returns what shows trees in the mode that was chosen.
-func newShower(cfg Config, c mounts.Choice, cached *cache.Cache, loader *objects.Loader, stats *fusetree.Stats) (shower, error) {
+func newShower(cfg Config, c mounts.Choice, cached *cache.Cache, loader *objects.Loader, live objects.Live, stats *fusetree.Stats) (shower, error) {
 	if c.Mode == mounts.ModeFUSE {
-		return newByFUSE(cfg, cached, loader, stats), nil
+		return newByFUSE(cfg, cached, loader, live, stats), nil
 	}
-	return newByKernel(cfg, c.Kernel, cached, loader)
+	return newByKernel(cfg, c.Kernel, cached, loader, live)
 }
 
 // byKernel shows trees by EROFS, and has overlayfs look for contents: in the
@@ -53,7 +53,7 @@ type byKernel struct {
 	objects *objects.Server
 }
 
-func newByKernel(cfg Config, kernel *mounts.Kernel, cached *cache.Cache, loader *objects.Loader) (*byKernel, error) {
+func newByKernel(cfg Config, kernel *mounts.Kernel, cached *cache.Cache, loader *objects.Loader, live objects.Live) (*byKernel, error) {
 	dir := filepath.Join(cfg.Root, "fuse")
 	if err := mounts.UnmountStale(dir); err != nil {
 		return nil, err
@@ -61,7 +61,9 @@ func newByKernel(cfg Config, kernel *mounts.Kernel, cached *cache.Cache, loader 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	server, err := objects.Mount(objects.Config{Dir: dir, SmallSize: cfg.SmallObject, Patience: cfg.LookupPatience, Log: cfg.Log}, loader)
+	server, err := objects.Mount(objects.Config{
+		Dir: dir, SmallSize: cfg.SmallObject, Patience: cfg.LookupPatience, Live: live, Log: cfg.Log,
+	}, loader)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 type byFUSE struct {
 	cfg     Config
 	objects treeObjects
+	live    fusetree.Live
 	cache   *cache.Cache
 	stats   *fusetree.Stats
 
@@ -33,9 +34,9 @@ type servedTree struct {
 	image  *erofs.Image
 }
 
-func newByFUSE(cfg Config, cached *cache.Cache, loader *objects.Loader, stats *fusetree.Stats) *byFUSE {
+func newByFUSE(cfg Config, cached *cache.Cache, loader *objects.Loader, live fusetree.Live, stats *fusetree.Stats) *byFUSE {
 	return &byFUSE{
-		cfg: cfg, objects: treeObjects{loader, cached}, cache: cached, stats: stats,
+		cfg: cfg, objects: treeObjects{loader, cached}, live: live, cache: cached, stats: stats,
 		trees: map[string]*servedTree{},
 	}
 }
@@ -46,7 +47,7 @@ func (b *byFUSE) show(_ context.Context, _, image, dir string) error {
 		return err
 	}
 	server, err := fusetree.Mount(fusetree.Config{
-		Dir: dir, Image: im, Objects: b.objects, Cache: b.cache.Dir(), SmallSize: b.cfg.SmallObject,
+		Dir: dir, Image: im, Objects: b.objects, Live: b.live, Cache: b.cache.Dir(), SmallSize: b.cfg.SmallObject,
 		Passthrough: backing.Limit, Stats: b.stats, Log: b.cfg.Log,
 	})
 	if err != nil {

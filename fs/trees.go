@@ -26,6 +26,8 @@ type trees struct {
 	locks    locks // by name: building and mounting one tree is done by one
 	drafts   *drafts
 	verified verified
+
+	stateFiles bool // trees show them
 }
 
 // openTrees removes what an interrupted build left in root.
@@ -44,13 +46,16 @@ func openTrees(root string, ls *layers, log *slog.Logger) (*trees, error) {
 
 // name returns the name of a run's tree.
 func (ts *trees) name(run Run) (string, error) {
-	digests := make([]digest.Digest, len(run.CIDs))
-	for i, cid := range run.CIDs {
-		l, ok := ts.layers.get(cid)
-		if !ok {
-			return "", errNotHere(cid)
-		}
+	ls, err := ts.layers.run(run.CIDs)
+	if err != nil {
+		return "", err
+	}
+	digests := make([]digest.Digest, len(ls), len(ls)+1)
+	for i, l := range ls {
 		digests[i] = l.meta.TOCDigest
+	}
+	if ts.stateFiles {
+		digests = append(digests, stateDigest(ls))
 	}
 	return tree.Name(digests, run.Below), nil
 }

@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -21,6 +22,12 @@ const (
 
 // cidInRef matches a CIDv1 in base32 as a whole part of an image reference.
 var cidInRef = regexp.MustCompile(`(?:^|/)(b[a-z2-7]{58,})(?:$|[:@/])`)
+
+// blobDigest returns the digest of the layer that the labels describe, "" if they
+// do not say it.
+func blobDigest(labels map[string]string) string {
+	return cmp.Or(labels[labelCRILayer], labels[labelLayer])
+}
 
 // source returns where the layer that the labels describe can be had, nil if
 // they name no CID.

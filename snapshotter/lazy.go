@@ -42,7 +42,7 @@ func (s *Snapshotter) prepareLazy(ctx context.Context, key, parent, target strin
 	if err != nil {
 		return false, err
 	}
-	bytes, names, err := s.cfg.Lazy.Add(ctx, rec.CID, rec.TOCDigest, on)
+	bytes, names, err := s.cfg.Lazy.Add(ctx, rec.CID, rec.TOCDigest, blobDigest(labels), on)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w: %w", cause, err)

@@ -46,11 +46,12 @@ type Run = struct {
 type Lazy interface {
 	// Add readies the layer with this CID to be the top of a run: it fetches
 	// its table of contents, verifies it against tocDigest ("" when the image
-	// names none), and checks that its names can lie on those of the run. It
+	// names none), and checks that its names can lie on those of the run.
+	// blobDigest is what the image calls the layer, "" when that is not known. It
 	// returns what the layer takes on disk before any file is read, in bytes,
 	// and how many names it has. Any error means that the layer cannot be
 	// lazy, and says why.
-	Add(ctx context.Context, cid, tocDigest string, on Run) (diskBytes, names int64, err error)
+	Add(ctx context.Context, cid, tocDigest, blobDigest string, on Run) (diskBytes, names int64, err error)
 	// Tree returns a directory with the merged names of a run; it mounts it
 	// where necessary. Trees among the directories below the run are mounted
 	// already. It asks nothing of the network.

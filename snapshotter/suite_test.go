@@ -29,7 +29,7 @@ type noLazy struct{}
 
 var errNoLazy = errors.New("this node has no lazy layers")
 
-func (noLazy) Add(context.Context, string, string, snapshotter.Run) (int64, int64, error) {
+func (noLazy) Add(context.Context, string, string, string, snapshotter.Run) (int64, int64, error) {
 	return 0, 0, errNoLazy
 }
 func (noLazy) Tree(context.Context, snapshotter.Run) (string, error) { return "", errNoLazy }

@@ -154,6 +154,7 @@ func run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		Mode:           cfg.FS.Mode,
 		SmallObject:    int64(cfg.FS.SmallObject),
 		LookupPatience: time.Duration(cfg.FS.LookupPatience),
+		StateFiles:     cfg.FS.StateFiles,
 		Cache: cache.Options{
 			Budget:   int64(cfg.Cache.Budget),
 			KeepFree: cfg.Cache.KeepFreePercent,

@@ -33,13 +33,23 @@ func (s *Server) key(in *erofs.Inode) (cache.Key, error) {
 	return key, err
 }
 
+// live reports whether a file's contents are made at each read.
+func (s *Server) live(key cache.Key) bool {
+	if s.cfg.Live == nil {
+		return false
+	}
+	_, ok := s.cfg.Live.Size(key)
+	return ok
+}
+
 // Open decides who reads the file. What is read of it stays true, so the page
-// cache is kept from one open to the next.
+// cache is kept from one open to the next; of what is live nothing does, so each
+// read comes here.
 //
-// Where the kernel never reads by itself there is nothing to decide, and it is
-// told once that it need not ask.
+// Where the kernel never reads by itself, and nothing is live, there is nothing to
+// decide, and it is told once that it need not ask.
 func (s *Server) Open(cancel <-chan struct{}, h *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if s.pool == nil {
+	if s.pool == nil && s.cfg.Live == nil {
 		return fuse.ENOSYS
 	}
 	start := time.Now()
@@ -49,12 +59,20 @@ func (s *Server) Open(cancel <-chan struct{}, h *fuse.OpenIn, out *fuse.OpenOut)
 	if err := s.inode(&h.InHeader, &in); err != nil {
 		return s.failed("open", err)
 	}
-	if in.Size < leastBacked {
+	backed := s.pool != nil && in.Size >= leastBacked
+	if in.Size == 0 || !backed && s.cfg.Live == nil {
 		return fuse.OK
 	}
 	key, err := s.key(&in)
 	if err != nil {
 		return s.failed("open", err)
+	}
+	if s.live(key) {
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO
+		return fuse.OK
+	}
+	if !backed {
+		return fuse.OK
 	}
 	f, err := s.openObject(key, in.Size)
 	if err != nil && int64(in.Size) <= s.cfg.SmallSize {
@@ -136,7 +154,7 @@ func (s *Server) Read(cancel <-chan struct{}, h *fuse.ReadIn, buf []byte) (fuse.
 		return nil, fuse.EIO
 	}
 	defer done()
-	n, err := s.cfg.Objects.ReadAt(ctx, key, buf, int64(h.Offset))
+	n, err := s.readAt(ctx, key, buf, int64(h.Offset))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fuse.EINTR
@@ -146,6 +164,15 @@ func (s *Server) Read(cancel <-chan struct{}, h *fuse.ReadIn, buf []byte) (fuse.
 	d := answers.Get().(*answer)
 	d.b = buf[:n]
 	return d, fuse.OK
+}
+
+// readAt reads what a file contains, from an offset on.
+func (s *Server) readAt(ctx context.Context, key cache.Key, buf []byte, off int64) (int, error) {
+	if !s.live(key) {
+		return s.cfg.Objects.ReadAt(ctx, key, buf, off)
+	}
+	b, err := s.cfg.Live.Contents(ctx, key)
+	return copy(buf, b[min(off, int64(len(b))):]), err
 }
 
 // answer is a [fuse.ReadResult] of bytes in the request's own buffer.

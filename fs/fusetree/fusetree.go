@@ -4,10 +4,10 @@
 // not there: so it is an ordinary lower layer. What hides things of a layer below,
 // whiteouts and opaque directories, is shown.
 //
-// Nothing of an image ever changes, so the kernel is told once and for ever:
-// entries and attributes without an end, names that are not there among them,
-// listings with the attributes of what they list, symbolic links and contents that
-// stay cached. What need not be asked at all is answered ENOSYS, on which the
+// Nothing of an image ever changes but the contents of what is [Live], so the
+// kernel is told once and for ever: entries and attributes without an end, names
+// that are not there among them, listings with the attributes of what they list,
+// symbolic links and contents that stay cached. What need not be asked at all is answered ENOSYS, on which the
 // kernel never asks again: opening a directory, flushing a file, and attributes if
 // the image has none.
 //
@@ -54,11 +54,20 @@ type Objects interface {
 	Open(key cache.Key) (*os.File, error)
 }
 
+// Live is objects whose contents are made at each read. Their sizes do not change.
+type Live interface {
+	// Size reports whether an object is one of these.
+	Size(key cache.Key) (size int64, ok bool)
+	// Contents returns all of an object as it is now.
+	Contents(ctx context.Context, key cache.Key) ([]byte, error)
+}
+
 // Config is what a [Server] needs.
 type Config struct {
 	Dir     string       // where to mount
 	Image   *erofs.Image // open until the server is closed
 	Objects Objects
+	Live    Live   // asked before Objects; nil: there are none
 	Cache   string // a directory of the cache: its file system's space is what statfs(2) reports
 
 	// SmallSize is up to which size in bytes an object is fetched whole when it

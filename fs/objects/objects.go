@@ -45,6 +45,18 @@ const (
 	kernelReadAhead = 256 << 10
 )
 
+// Live is objects whose contents are made at each read: they are in no layer, and
+// never in the cache.
+type Live interface {
+	// Size returns an object's size, which never changes.
+	Size(k cache.Key) (size int64, ok bool)
+	// FindID returns the key that begins with these 64 bits.
+	FindID(id uint64) (k cache.Key, ok bool)
+	// Contents returns all of an object as it is now. The error is
+	// [ErrNoObject] for one that is not there any more.
+	Contents(ctx context.Context, k cache.Key) ([]byte, error)
+}
+
 // Config is what a [Server] needs.
 type Config struct {
 	Dir string // where to mount
@@ -58,6 +70,8 @@ type Config struct {
 	// object is opened through FUSE, and waiting goes on at its first read,
 	// where each reader can be interrupted alone.
 	Patience time.Duration
+
+	Live Live // served too; nil: none
 
 	Log *slog.Logger
 }
@@ -131,6 +145,13 @@ func (s *Server) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, o
 	if !ok || h.NodeId != fuse.FUSE_ROOT_ID {
 		return fuse.ENOENT
 	}
+	if s.cfg.Live != nil {
+		if size, ok := s.cfg.Live.Size(k); ok {
+			out.NodeId = k.ID()
+			objectAttr(out.NodeId, size, &out.Attr)
+			return fuse.OK
+		}
+	}
 	return s.lookupObject(cancel, h.Pid, k, out)
 }
 
@@ -179,23 +200,45 @@ func (s *Server) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 		out.Attr.SetTimes(&s.start, &s.start, &s.start)
 		return fuse.OK
 	}
-	k, ok := s.loader.contents.FindID(in.NodeId)
+	size, ok := s.size(in.NodeId)
 	if !ok {
 		return fuse.ENOENT
+	}
+	objectAttr(in.NodeId, size, &out.Attr)
+	return fuse.OK
+}
+
+// size returns the size of a node's object.
+func (s *Server) size(node uint64) (size int64, ok bool) {
+	if k, ok := s.live(node); ok {
+		return s.cfg.Live.Size(k)
+	}
+	k, ok := s.loader.contents.FindID(node)
+	if !ok {
+		return 0, false
 	}
 	obj, _, ok := s.loader.contents.Find(k)
-	if !ok {
-		return fuse.ENOENT
+	return obj.Size, ok
+}
+
+// live returns the key of a node whose contents are live.
+func (s *Server) live(node uint64) (k cache.Key, ok bool) {
+	if s.cfg.Live == nil {
+		return k, false
 	}
-	objectAttr(in.NodeId, obj.Size, &out.Attr)
-	return fuse.OK
+	return s.cfg.Live.FindID(node)
 }
 
 // Open opens an object. One that is complete by now, which overlayfs does not
 // know yet, is read by the kernel itself from the cache. What is read of another
-// stays true, so the page cache is kept from one open to the next.
+// stays true, so the page cache is kept from one open to the next; of what is live
+// nothing does, so each read comes here.
 func (s *Server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	defer observe(&s.loader.stats.OpenSeconds, time.Now())
+	if _, ok := s.live(in.NodeId); ok {
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO
+		return fuse.OK
+	}
 	id, ok := s.files.Acquire(in.NodeId, func() (*os.File, error) {
 		k, ok := s.loader.contents.FindID(in.NodeId)
 		if !ok {
@@ -218,6 +261,9 @@ func (s *Server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { s.files.Releas
 // Read fetches what is missing of the range.
 func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	defer observe(&s.loader.stats.ReadSeconds, time.Now())
+	if k, ok := s.live(in.NodeId); ok {
+		return s.readLive(cancel, in, k, buf)
+	}
 	k, ok := s.loader.contents.FindID(in.NodeId)
 	if !ok {
 		return nil, fuse.ENOENT
@@ -229,6 +275,18 @@ func (s *Server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		return nil, s.status(err)
 	}
 	return &result{lent}, fuse.OK
+}
+
+// readLive reads what is so now.
+func (s *Server) readLive(cancel <-chan struct{}, in *fuse.ReadIn, k cache.Key, buf []byte) (fuse.ReadResult, fuse.Status) {
+	ctx, done := interrupt.Context(cancel, in.Pid)
+	defer done()
+	b, err := s.cfg.Live.Contents(ctx, k)
+	if err != nil {
+		return nil, s.status(err)
+	}
+	n := copy(buf, b[min(in.Offset, uint64(len(b))):])
+	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
 func observe(h *histogram.Histogram, start time.Time) { h.Observe(time.Since(start)) }

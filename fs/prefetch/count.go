@@ -17,6 +17,8 @@ type tally struct {
 	objects int
 	bytes   int64
 	at      time.Time // when the last count ended
+	took    time.Duration
+	ask     chan struct{} // closed when the next count ends; nil: nobody waits for it
 }
 
 // look asks the cache for an object, and takes note. It asks under the lock:
@@ -63,23 +65,47 @@ func (t *tally) complete() bool {
 	return !t.at.IsZero() && t.objects == t.total
 }
 
-// due reports whether the layer is to be counted when somebody last asked at
-// that time, and whether for the first time.
+// due reports whether the layer is to be counted when somebody last asked for
+// all of them at that time, and whether for the first time.
 func (t *tally) due(asked time.Time) (due, first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	first = t.at.IsZero()
-	return first || asked.Sub(t.at) > countAge, first
+	return first || t.ask != nil || asked.Sub(t.at) > countAge, first
 }
 
-func (t *tally) ended() {
+// countWorth is for how many times as long as it took a count is good enough for
+// who asks for one layer: who asks without end then has a layer counted for less
+// than a tenth of the time, and one of a few files at every question.
+const countWorth = 10
+
+// stale returns nil while the last count is good enough, and else what is closed
+// when the next one ends.
+func (t *tally) stale() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.at = time.Now()
+	if !t.at.IsZero() && time.Since(t.at) < countWorth*t.took {
+		return nil
+	}
+	if t.ask == nil {
+		t.ask = make(chan struct{})
+	}
+	return t.ask
 }
 
-// count counts layers that are new, and all of them when somebody asked and
-// they were not for a while. Nobody tells us what readers and eviction change:
+// ended notes the end of a count.
+func (t *tally) ended(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at, t.took = time.Now(), took
+	if t.ask != nil {
+		close(t.ask)
+		t.ask = nil
+	}
+}
+
+// count counts layers that are new, one that somebody waits for, and all of them
+// when somebody asked and they were not for a while. Nobody tells us what readers and eviction change:
 // to look is cheap enough, and cannot miss anything.
 func (p *Prefetcher) count(ctx context.Context) {
 	for {
@@ -126,7 +152,8 @@ const (
 
 // countOne reports false when ctx ended before the layer was counted.
 func (p *Prefetcher) countOne(ctx context.Context, w *work) bool {
-	began := time.Now()
+	start := time.Now()
+	began := start
 	for n := range w.tally.total {
 		o, ok := w.layer.Object(int32(n))
 		if !ok || w.ctx.Err() != nil {
@@ -141,6 +168,6 @@ func (p *Prefetcher) countOne(ctx context.Context, w *work) bool {
 			began = time.Now()
 		}
 	}
-	w.tally.ended()
+	w.tally.ended(time.Since(start))
 	return ctx.Err() == nil
 }

@@ -1,6 +1,7 @@
 package prefetch
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -50,6 +51,29 @@ func (p *Prefetcher) Progress() []LayerProgress {
 	p.asked = time.Now()
 	p.poke()
 	return all
+}
+
+// Count returns how many bytes of a layer (uncompressed) are in complete objects in
+// the cache, and how many there are in all. What it says is of a moment ago: where
+// that is not known it has the layer counted, this one alone, and waits for it
+// until ctx ends. ok is false if there is no such layer.
+func (p *Prefetcher) Count(ctx context.Context, cid string) (bytes, total int64, ok bool) {
+	p.mu.Lock()
+	w := p.layers[cid]
+	p.mu.Unlock()
+	if w == nil {
+		return 0, 0, false
+	}
+	if counted := w.tally.stale(); counted != nil {
+		p.poke()
+		select {
+		case <-counted:
+		case <-w.ctx.Done():
+		case <-ctx.Done():
+		}
+	}
+	l := w.tally.progress()
+	return l.Bytes, l.TotalBytes, true
 }
 
 func (t *tally) progress() LayerProgress {
