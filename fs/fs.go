@@ -13,7 +13,7 @@
 //	                mounted; run: the layers it was built from and the
 //	                directories below them, JSON
 //	cache/          see package cache
-//	fuse/           where missing objects are served
+//	fuse/           where missing objects are served; in mode fuse, fuse-names/
 package fs
 
 import (
@@ -46,6 +46,8 @@ type Config struct {
 	// Mode is how lazy layers are mounted: [mounts.ModeAuto],
 	// [mounts.ModeKernel] or [mounts.ModeFUSE].
 	Mode string
+	// Probe finds out what the kernel can do; nil: [mounts.Probe].
+	Probe Probe
 
 	// StateFiles has each tree show how much of its layers is here, in
 	// /.stargz-snapshotter.
@@ -63,6 +65,9 @@ type Config struct {
 
 	Log *slog.Logger
 }
+
+// Probe has the form of [mounts.Probe].
+type Probe func(ctx context.Context, dir string) (*mounts.Kernel, error)
 
 // FS is the lazy layers of a node, and their mounts.
 type FS struct {
@@ -98,7 +103,10 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 			return nil, fmt.Errorf("open layers: %w", err)
 		}
 	}
-	if f.mode, err = ChooseMode(ctx, cfg.Root, cfg.Mode); err != nil {
+	if cfg.Probe == nil {
+		cfg.Probe = mounts.Probe
+	}
+	if f.mode, err = chooseMode(ctx, cfg.Root, cfg.Mode, cfg.Probe); err != nil {
 		return nil, err
 	}
 	cfg.Log.Info("lazy layers are mounted by "+f.mode.Mode, "why", f.mode.Why)
@@ -130,7 +138,7 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 	if err := hideDead(f.trees.root); err != nil {
 		return nil, err
 	}
-	if f.show, err = newShower(cfg, f.mode, f.cache, f.loader, live, &f.treeStats); err != nil {
+	if f.show, err = newShower(cfg, f.mode, contents{f.cache, f.loader, live}, &f.treeStats); err != nil {
 		return nil, err
 	}
 	f.trees.show = f.show

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -70,9 +71,21 @@ func life(t *testing.T, mode string) {
 
 	// The daemon is stopped: what was read is read still, in overlays that
 	// were mounted before, also what was opened through FUSE. In mode fuse
-	// nobody serves it.
+	// nobody serves names, and with FUSE alone no contents either.
+	held, err := os.Open(again + "/d/big")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if mode != fuseAlone {
+		if got, err := io.ReadAll(held); err != nil || string(got) != big {
+			t.Errorf("an open file: %d bytes, %v", len(got), err)
+		}
+	}
+	if err := held.Close(); err != nil {
+		t.Error(err)
 	}
 	if mode == mounts.ModeKernel {
 		mustRead(t, dir+"/d/small", small)
@@ -263,8 +276,8 @@ func cancelled(t *testing.T, mode string) {
 	toc := s.add(t, "one", file{name: "a", body: "a"})
 	gate, waiting := make(chan struct{}), make(chan struct{}, 8)
 	root := t.TempDir()
-	f, err := fs.New(t.Context(), fs.Config{
-		Root: root, Mode: mode,
+	f, err := fs.New(t.Context(), s.inMode(fs.Config{
+		Root: root,
 		Open: func(ctx context.Context, cid string) (layer.Source, error) {
 			waiting <- struct{}{}
 			select {
@@ -276,7 +289,7 @@ func cancelled(t *testing.T, mode string) {
 		},
 		LookupPatience: time.Second,
 		Log:            slog.New(slog.NewTextHandler(t.Output(), nil)),
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

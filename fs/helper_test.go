@@ -149,11 +149,30 @@ func random(seed byte, n int) string {
 	return string(b)
 }
 
-// inModes runs a test in both modes.
+// fuseAlone is mode fuse on a kernel whose overlayfs takes no data-only layers.
+const fuseAlone = "fuse alone"
+
+// inModes runs a test in both modes, and with FUSE alone.
 func inModes(t *testing.T, test func(t *testing.T, mode string)) {
-	for _, mode := range []string{mounts.ModeKernel, mounts.ModeFUSE} {
+	for _, mode := range []string{mounts.ModeKernel, mounts.ModeFUSE, fuseAlone} {
 		t.Run(mode, func(t *testing.T) { test(t, mode) })
 	}
+}
+
+// inMode returns the configuration in the store's mode.
+func (s *store) inMode(cfg fs.Config) fs.Config {
+	cfg.Mode = cmp.Or(s.mode, mounts.ModeAuto)
+	if s.mode == fuseAlone {
+		cfg.Mode = mounts.ModeFUSE
+		cfg.Probe = func(ctx context.Context, dir string) (*mounts.Kernel, error) {
+			k, err := mounts.Probe(ctx, dir)
+			if k != nil {
+				k.Names = ""
+			}
+			return k, err
+		}
+	}
+	return cfg
 }
 
 func start(t testing.TB, root string, s *store) *fs.FS {
@@ -164,10 +183,10 @@ func start(t testing.TB, root string, s *store) *fs.FS {
 // startLogging is like start; what is logged from a level on is written to log.
 func startLogging(t testing.TB, root string, s *store, log io.Writer, level slog.Level) *fs.FS {
 	t.Helper()
-	f, err := fs.New(t.Context(), fs.Config{
-		Root: root, Open: s.open, Mode: cmp.Or(s.mode, mounts.ModeAuto), StateFiles: s.stateFiles, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
+	f, err := fs.New(t.Context(), s.inMode(fs.Config{
+		Root: root, Open: s.open, StateFiles: s.stateFiles, SmallObject: 1 << 20, LookupPatience: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

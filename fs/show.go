@@ -19,17 +19,22 @@ type shower interface {
 	show(ctx context.Context, name, image, dir string) error
 	// hide unmounts the tree at dir, if one is mounted there.
 	hide(dir string) error
-	// dataDirs are the directories that hold the contents of the trees' files,
-	// in the order in which overlayfs is to ask them; none when trees have
-	// their contents themselves.
-	dataDirs() []string
+	// overlay adds to an overlay over trees what it needs for contents.
+	overlay(o mounts.Overlay) mounts.Overlay
+	// lasts reports whether the overlay at target, which an earlier process
+	// mounted, is as good as a new one.
+	lasts(target string) (bool, error)
 	close() error
 }
 
 // ChooseMode finds out in which mode lazy layers are mounted when mode is asked
 // for and dir is on the file system of a node's state.
 func ChooseMode(ctx context.Context, dir, mode string) (mounts.Choice, error) {
-	kernel, probeErr := mounts.Probe(ctx, dir)
+	return chooseMode(ctx, dir, mode, mounts.Probe)
+}
+
+func chooseMode(ctx context.Context, dir, mode string, probe Probe) (mounts.Choice, error) {
+	kernel, probeErr := probe(ctx, dir)
 	c, err := mounts.Choose(mode, kernel, probeErr)
 	if err != nil {
 		return c, fmt.Errorf("this machine cannot mount lazy layers: %w", err)
@@ -37,24 +42,36 @@ func ChooseMode(ctx context.Context, dir, mode string) (mounts.Choice, error) {
 	return c, nil
 }
 
+// contents is where what trees' files contain comes from.
+type contents struct {
+	cache  *cache.Cache
+	loader *objects.Loader
+	live   objects.Live // nil: there is none
+}
+
 // newShower returns what shows trees in the mode that was chosen.
-func newShower(cfg Config, c mounts.Choice, cached *cache.Cache, loader *objects.Loader, live objects.Live, stats *fusetree.Stats) (shower, error) {
-	if c.Mode == mounts.ModeFUSE {
-		return newByFUSE(cfg, cached, loader, live, stats), nil
+func newShower(cfg Config, c mounts.Choice, from contents, stats *fusetree.Stats) (shower, error) {
+	switch {
+	case c.Mode == mounts.ModeKernel:
+		missing, err := serveMissing(cfg, "fuse", from)
+		return &byKernel{kernel: c.Kernel, missing: missing}, err
+	case c.Kernel.Names != "":
+		missing, err := serveMissing(cfg, "fuse-names", from)
+		return newByFUSE(cfg, missing, from, stats), err
 	}
-	return newByKernel(cfg, c.Kernel, cached, loader, live)
+	return newByFUSE(cfg, nil, from, stats), nil
 }
 
-// byKernel shows trees by EROFS, and has overlayfs look for contents: in the
-// cache, and then in a FUSE file system of what is missing there.
-type byKernel struct {
-	kernel  *mounts.Kernel
-	data    []string
-	objects *objects.Server
+// missing is where overlayfs finds contents: in the cache, and then in a FUSE
+// file system of what is missing there.
+type missing struct {
+	*objects.Server
+	dirs []string // in the order in which overlayfs is to ask them
 }
 
-func newByKernel(cfg Config, kernel *mounts.Kernel, cached *cache.Cache, loader *objects.Loader, live objects.Live) (*byKernel, error) {
-	dir := filepath.Join(cfg.Root, "fuse")
+// serveMissing serves it at a directory of this name.
+func serveMissing(cfg Config, name string, from contents) (*missing, error) {
+	dir := filepath.Join(cfg.Root, name)
 	if err := mounts.UnmountStale(dir); err != nil {
 		return nil, err
 	}
@@ -62,12 +79,18 @@ func newByKernel(cfg Config, kernel *mounts.Kernel, cached *cache.Cache, loader 
 		return nil, err
 	}
 	server, err := objects.Mount(objects.Config{
-		Dir: dir, SmallSize: cfg.SmallObject, Patience: cfg.LookupPatience, Live: live, Log: cfg.Log,
-	}, loader)
+		Dir: dir, SmallSize: cfg.SmallObject, Patience: cfg.LookupPatience, Live: from.live, Log: cfg.Log,
+	}, from.loader)
 	if err != nil {
 		return nil, err
 	}
-	return &byKernel{kernel: kernel, data: []string{cached.Dir(), dir}, objects: server}, nil
+	return &missing{Server: server, dirs: []string{from.cache.Dir(), dir}}, nil
+}
+
+// byKernel shows trees by EROFS, and has overlayfs look for contents.
+type byKernel struct {
+	kernel  *mounts.Kernel
+	missing *missing
 }
 
 func (b *byKernel) show(_ context.Context, _, image, dir string) error {
@@ -75,10 +98,20 @@ func (b *byKernel) show(_ context.Context, _, image, dir string) error {
 }
 
 func (b *byKernel) hide(dir string) error { return mounts.Unmount(dir) }
-func (b *byKernel) dataDirs() []string    { return b.data }
+
+func (b *byKernel) overlay(o mounts.Overlay) mounts.Overlay {
+	o.Data = b.missing.dirs
+	return o
+}
+
+// lasts reports whether an overlay was mounted in this mode: its trees are
+// served by nobody.
+func (b *byKernel) lasts(target string) (bool, error) {
+	return mounts.HasLower(target, b.missing.dirs[len(b.missing.dirs)-1])
+}
 
 // close leaves trees and overlays mounted: what is in the cache reads on.
-func (b *byKernel) close() error { return b.objects.Close() }
+func (b *byKernel) close() error { return b.missing.Close() }
 
 // Mode returns the mode in which lazy layers are mounted, and why.
 func (f *FS) Mode() mounts.Choice { return f.mode }
@@ -105,15 +138,12 @@ func (f *FS) MountOverlay(target string, o Overlay) error {
 	if mounted && f.live[target] {
 		return nil
 	}
-	data := f.show.dataDirs()
 	if mounted {
-		lives := false
-		if len(data) > 0 {
-			if lives, err = mounts.HasLower(target, data[0]); err != nil {
-				return err
-			}
+		lasts, err := f.show.lasts(target)
+		if err != nil {
+			return err
 		}
-		if lives {
+		if lasts {
 			f.live[target] = true
 			return nil
 		}
@@ -124,9 +154,9 @@ func (f *FS) MountOverlay(target string, o Overlay) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	err = f.mode.Kernel.MountOverlay(target, mounts.Overlay{
-		Lower: o.Lower, Data: data, Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
-	})
+	err = f.mode.Kernel.MountOverlay(target, f.show.overlay(mounts.Overlay{
+		Lower: o.Lower, Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
+	}))
 	if err != nil {
 		return err
 	}

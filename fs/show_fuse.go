@@ -15,10 +15,13 @@ import (
 	"github.com/ipfs-stargz/ipfs-stargz/fs/objects"
 )
 
-// byFUSE shows trees by serving their images: names and contents. It is for
-// where the kernel does not show them by itself.
+// byFUSE shows trees by serving their images. It is for where the kernel does not
+// show them by itself. Where overlayfs can look for contents it serves names alone,
+// so that who opens a file has nothing to do with FUSE once its contents are here;
+// else it serves both.
 type byFUSE struct {
 	cfg     Config
+	missing *missing // nil: trees have their contents themselves
 	objects treeObjects
 	live    fusetree.Live
 	cache   *cache.Cache
@@ -34,11 +37,15 @@ type servedTree struct {
 	image  *erofs.Image
 }
 
-func newByFUSE(cfg Config, cached *cache.Cache, loader *objects.Loader, live fusetree.Live, stats *fusetree.Stats) *byFUSE {
-	return &byFUSE{
-		cfg: cfg, objects: treeObjects{loader, cached}, live: live, cache: cached, stats: stats,
+func newByFUSE(cfg Config, missing *missing, from contents, stats *fusetree.Stats) *byFUSE {
+	b := &byFUSE{
+		cfg: cfg, missing: missing, objects: treeObjects{from.loader, from.cache}, cache: from.cache, stats: stats,
 		trees: map[string]*servedTree{},
 	}
+	if missing == nil {
+		b.live = from.live
+	}
+	return b
 }
 
 func (b *byFUSE) show(_ context.Context, _, image, dir string) error {
@@ -47,7 +54,7 @@ func (b *byFUSE) show(_ context.Context, _, image, dir string) error {
 		return err
 	}
 	server, err := fusetree.Mount(fusetree.Config{
-		Dir: dir, Image: im, Objects: b.objects, Live: b.live, Cache: b.cache.Dir(), SmallSize: b.cfg.SmallObject,
+		Dir: dir, Image: im, Names: b.missing != nil, Objects: b.objects, Live: b.live, Cache: b.cache.Dir(), SmallSize: b.cfg.SmallObject,
 		Passthrough: backing.Limit, Stats: b.stats, Log: b.cfg.Log,
 	})
 	if err != nil {
@@ -77,13 +84,25 @@ func (t *servedTree) close() error {
 	return t.image.Close()
 }
 
-func (b *byFUSE) dataDirs() []string { return nil }
+func (b *byFUSE) overlay(o mounts.Overlay) mounts.Overlay {
+	if b.missing != nil {
+		o.Data, o.Names = b.missing.dirs, true
+	}
+	return o
+}
 
-// close ends all trees. What has their files open gets errors from now on.
+// lasts reports false: the trees of an earlier process have no names any more.
+func (b *byFUSE) lasts(string) (bool, error) { return false, nil }
+
+// close ends all trees. What has their files open gets errors from now on, but for
+// contents that overlayfs found in the cache.
 func (b *byFUSE) close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var errs []error
+	if b.missing != nil {
+		errs = append(errs, b.missing.Close())
+	}
 	for _, t := range b.trees {
 		errs = append(errs, t.close())
 	}

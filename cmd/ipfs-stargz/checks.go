@@ -75,6 +75,7 @@ func kernelChecks(choice mounts.Choice) []check {
 	}
 	erofs := check{Name: "EROFS", OK: k.Trees != "", Detail: "mounted from a " + string(k.Trees)}
 	data := check{Name: "overlayfs over EROFS", OK: k.Data != "", Detail: "takes data-only layers, by " + string(k.Data)}
+	names := check{Name: "overlayfs over FUSE", OK: k.Names != "", Detail: "takes data-only layers, by " + string(k.Names)}
 	plain := check{Name: "overlayfs", vital: true, OK: k.Plain != "", Detail: "by " + string(k.Plain)}
 	mapped := check{Name: "user namespaces", OK: k.IDMapped, Detail: "owners in trees can be mapped"}
 	for _, f := range []struct {
@@ -83,6 +84,7 @@ func kernelChecks(choice mounts.Choice) []check {
 	}{
 		{&erofs, mounts.StepTree, "load the module erofs (Linux 6.12 mounts it from files; before, load the module loop too), or do without: mode auto then takes fuse"},
 		{&data, mounts.StepData, "it takes Linux 6.5, and root on ext4, xfs or btrfs; or do without: mode auto then takes fuse"},
+		{&names, mounts.StepNames, "it takes Linux 6.5, and root on ext4, xfs or btrfs; or do without: mode fuse then serves contents too"},
 		{&plain, mounts.StepPlain, "load the module overlay, and set root to a directory on ext4, xfs or btrfs"},
 		{&mapped, mounts.StepOwners, "run containers without user namespaces, or allow these (sysctl user.max_user_namespaces)"},
 	} {
@@ -93,7 +95,7 @@ func kernelChecks(choice mounts.Choice) []check {
 			}
 		}
 	}
-	return []check{plain, erofs, data, mapped}
+	return []check{plain, erofs, data, names, mapped}
 }
 
 func checkMode(asked string, choice mounts.Choice, err error) check {

@@ -73,7 +73,7 @@ func TestDoctor(t *testing.T) {
 	if d.Mode != "kernel" || !strings.Contains(d.Why, "EROFS") || d.Kernel == nil || d.Kernel.Data == "" {
 		t.Errorf("mode: %+v", d)
 	}
-	for _, name := range []string{"rights", "root", "overlayfs", "EROFS", "overlayfs over EROFS", "user namespaces", "mode", "FUSE", "space"} {
+	for _, name := range []string{"rights", "root", "overlayfs", "EROFS", "overlayfs over EROFS", "overlayfs over FUSE", "user namespaces", "mode", "FUSE", "space"} {
 		if c := d.find(t, name); !c.OK {
 			t.Errorf("%+v", c)
 		}

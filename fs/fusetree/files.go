@@ -136,8 +136,13 @@ func (s *Server) Release(_ <-chan struct{}, h *fuse.ReleaseIn) {
 // Flush is answered once for all: there is nothing to do.
 func (s *Server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
+var errNames = errors.New("this mount has names alone, for overlays")
+
 // Read fetches what is missing of the range.
 func (s *Server) Read(cancel <-chan struct{}, h *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if s.cfg.Names {
+		return nil, s.failed("read", errNames)
+	}
 	start := time.Now()
 	defer func() { s.stats.Reads.Observe(time.Since(start)) }()
 	var in erofs.Inode

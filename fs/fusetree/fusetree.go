@@ -1,8 +1,9 @@
 // Package fusetree serves a tree's image over FUSE, for where the kernel cannot
-// mount it: mode fuse. The mount shows what the image shows in the kernel, but
-// files have their contents, and overlayfs' attributes that would name them are
-// not there: so it is an ordinary lower layer. What hides things of a layer below,
-// whiteouts and opaque directories, is shown.
+// mount it: mode fuse. With [Config.Names] the mount shows what the image shows in
+// the kernel: names, and overlayfs' attributes that name what files contain, for an
+// overlay that finds that in data-only layers. Without, files have their contents,
+// and those attributes are not there: so it is an ordinary lower layer. What hides
+// things of a layer below, whiteouts and opaque directories, is shown in any case.
 //
 // Nothing of an image ever changes but the contents of what is [Live], so the
 // kernel is told once and for ever: entries and attributes without an end, names
@@ -11,9 +12,9 @@
 // kernel never asks again: opening a directory, flushing a file, and attributes if
 // the image has none.
 //
-// A file whose object is complete in the cache is read by the kernel itself
-// (passthrough, see package backing). All others are read here, and fetched while
-// they are read.
+// Of files with contents, one whose object is complete in the cache is read by the
+// kernel itself (passthrough, see package backing). All others are read here, and
+// fetched while they are read.
 //
 // The server keeps no state that the kernel relies on but that: a node's number is
 // its nid in the image, and file handles say no more than which files package
@@ -66,9 +67,10 @@ type Live interface {
 type Config struct {
 	Dir     string       // where to mount
 	Image   *erofs.Image // open until the server is closed
-	Objects Objects
-	Live    Live   // asked before Objects; nil: there are none
-	Cache   string // a directory of the cache: its file system's space is what statfs(2) reports
+	Names   bool         // names alone: what files contain is not asked for here
+	Objects Objects      // not used with Names, nor is Live
+	Live    Live         // asked before Objects; nil: there are none
+	Cache   string       // a directory of the cache: its file system's space is what statfs(2) reports
 
 	// SmallSize is up to which size in bytes an object is fetched whole when it
 	// is first opened, so that already this open is read by the kernel itself.
@@ -117,7 +119,7 @@ func Mount(cfg Config) (*Server, error) {
 		s.stats = new(Stats)
 	}
 	var err error
-	if s.xattrs, err = surveyXattrs(cfg.Image); err != nil {
+	if s.xattrs, err = surveyXattrs(cfg.Image, s.hidden); err != nil {
 		return nil, err
 	}
 	if s.fuse, err = fuse.NewServer(s, cfg.Dir, s.options()); err != nil {
@@ -140,7 +142,7 @@ func Mount(cfg Config) (*Server, error) {
 // newPool returns the pool of backing files, nil if this kernel cannot have any of
 // this cache: it is tried with a file that nobody sees.
 func (s *Server) newPool() *backing.Pool {
-	if s.cfg.Passthrough <= 0 || s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+	if s.cfg.Names || s.cfg.Passthrough <= 0 || s.fuse.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
 		return nil
 	}
 	pool := backing.New(s.fuse, s.cfg.Passthrough, s.cfg.Log)

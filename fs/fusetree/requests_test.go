@@ -140,7 +140,7 @@ func TestXattrs(t *testing.T) {
 	if _, err := unix.Llistxattr(some.path("file"), make([]byte, 10)); !errors.Is(err, unix.ERANGE) {
 		t.Error(err)
 	}
-	if got := xattrsOf(t, some.path("deep/down")); got != "trusted.overlay.opaque=79" {
+	if got := xattrsOf(t, some.path("deep/down")); got != " trusted.overlay.opaque=79" {
 		t.Errorf("opaque directory: %s", got)
 	}
 }

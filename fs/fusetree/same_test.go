@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +76,7 @@ func walk(t *testing.T, root string, contents bool) (lines []string) {
 		if err := unix.Lstat(full, &st); err != nil {
 			t.Fatal(err)
 		}
-		line := fmt.Sprintf("%q ino %d mode %o owner %d:%d nlink %d rdev %x size %d blocks %d+%d times %v %v %v xattrs %s",
+		line := fmt.Sprintf("%q ino %d mode %o owner %d:%d nlink %d rdev %x size %d blocks %d+%d times %v %v %v xattrs%s",
 			p, st.Ino, st.Mode, st.Uid, st.Gid, st.Nlink, st.Rdev, st.Size, st.Blocks, st.Blksize, st.Atim, st.Mtim, st.Ctim, xattrsOf(t, full))
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFLNK:
@@ -118,18 +119,28 @@ func xattrsOf(t *testing.T, path string) string {
 	}
 	var out []string
 	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-		if name == "" || name == erofs.XattrMetacopy || name == erofs.XattrRedirect {
+		if name == "" {
 			continue
 		}
 		n, err := unix.Lgetxattr(path, name, value)
 		if err != nil {
 			t.Errorf("%s of %s: %v", name, path, err)
 		}
-		out = append(out, fmt.Sprintf("%s=%x", name, value[:n]))
+		out = append(out, fmt.Sprintf(" %s=%x", name, value[:n]))
 	}
 	slices.Sort(out)
-	return strings.Join(out, " ")
+	return strings.Join(out, "")
 }
+
+// withContents leaves out the attributes that say where contents are.
+func withContents(lines []string) []string {
+	for i, l := range lines {
+		lines[i] = refs.ReplaceAllString(l, "")
+	}
+	return lines
+}
+
+var refs = regexp.MustCompile(` trusted\.overlay\.(metacopy|redirect)=[0-9a-f]*`)
 
 func same(t *testing.T, got, want []string) {
 	t.Helper()
@@ -141,7 +152,7 @@ func same(t *testing.T, got, want []string) {
 }
 
 // TestSameAsKernel compares a mount with the kernel's of the same image, by
-// itself and as a lower layer.
+// itself and as a lower layer: with contents, and of names alone.
 func TestSameAsKernel(t *testing.T) {
 	for _, xattrs := range []bool{false, true} {
 		t.Run(fmt.Sprint("xattrs ", xattrs), func(t *testing.T) {
@@ -151,13 +162,18 @@ func TestSameAsKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 			mountUntilEnd(t, m.image, kernel, "erofs", unix.MS_RDONLY, "")
-			same(t, walk(t, m.cfg.Dir, false), walk(t, kernel, false))
-			same(t, walk(t, m.cfg.Dir, false), walk(t, kernel, false)) // from the caches
+			names := newMountOf(t, someOfAll(xattrs, 3000), below, Config{Names: true})
+			for range 2 { // and from the caches
+				want := walk(t, kernel, false)
+				same(t, walk(t, names.cfg.Dir, false), want)
+				same(t, walk(t, m.cfg.Dir, false), withContents(want))
+			}
 		})
 		t.Run(fmt.Sprint("as a lower layer, xattrs ", xattrs), func(t *testing.T) {
 			files := slices.DeleteFunc(someOfAll(xattrs, 300), func(f file) bool { return strings.Contains(f.Name, ".wh.") })
-			one, two := newMount(t, files, passthrough()), newMount(t, files, passthrough())
+			one, two, three := newMount(t, files, passthrough()), newMount(t, files, passthrough()), newMount(t, files, Config{Names: true})
 			two.store.completeAll(t)
+			three.store.completeAll(t)
 			kernel := filepath.Join(two.root, "kernel")
 			if err := os.Mkdir(kernel, 0o755); err != nil {
 				t.Fatal(err)
@@ -165,12 +181,17 @@ func TestSameAsKernel(t *testing.T) {
 			mountUntilEnd(t, two.image, kernel, "erofs", unix.MS_RDONLY, "")
 			got := walk(t, one.overlay(t, one.cfg.Dir), true)
 			want := walk(t, two.overlay(t, kernel+"::"+two.store.dir), true)
-			for _, lines := range [][]string{got, want} {
+			names := walk(t, three.overlay(t, three.cfg.Dir+"::"+three.store.dir), true)
+			for _, lines := range [][]string{got, want, names} {
 				for i := range lines {
 					lines[i] = withoutPlace(lines[i])
 				}
 			}
 			same(t, got[1:], want[1:]) // the root itself is the upper directory's
+			same(t, names[1:], want[1:])
+			if n := count(&three.stats.Opens) + count(&three.stats.Reads) + three.store.reads.Load(); n > 0 {
+				t.Errorf("%d requests for contents", n)
+			}
 		})
 	}
 }

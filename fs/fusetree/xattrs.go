@@ -12,14 +12,14 @@ type xattrs struct {
 	acls bool
 }
 
-// hidden reports whether an attribute is for overlayfs over the image itself: a
-// file here has its contents.
-func hidden(x erofs.Xattr) bool {
-	return x.Is(erofs.XattrMetacopy) || x.Is(erofs.XattrRedirect)
+// hidden reports whether an attribute is not shown: where a file has its contents,
+// those of overlayfs that say where else they are.
+func (s *Server) hidden(x erofs.Xattr) bool {
+	return !s.cfg.Names && (x.Is(erofs.XattrMetacopy) || x.Is(erofs.XattrRedirect))
 }
 
 // surveyXattrs looks at all inodes of an image.
-func surveyXattrs(im *erofs.Image) (found xattrs, err error) {
+func surveyXattrs(im *erofs.Image, hidden func(erofs.Xattr) bool) (found xattrs, err error) {
 	var bad error
 	err = im.Inodes(func(in *erofs.Inode) bool {
 		bad = im.Xattrs(in, func(x erofs.Xattr) bool {
@@ -42,7 +42,7 @@ func (s *Server) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest
 	if !s.xattrs.any {
 		return 0, fuse.ENOSYS
 	}
-	if name == erofs.XattrMetacopy || name == erofs.XattrRedirect {
+	if !s.cfg.Names && (name == erofs.XattrMetacopy || name == erofs.XattrRedirect) {
 		return 0, fuse.ENOATTR
 	}
 	var in erofs.Inode
@@ -70,7 +70,7 @@ func (s *Server) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (ui
 	n := 0
 	if err == nil {
 		err = s.image.Xattrs(&in, func(x erofs.Xattr) bool {
-			if hidden(x) {
+			if s.hidden(x) {
 				return true
 			}
 			end := n + len(x.Prefix) + len(x.Rest) + 1

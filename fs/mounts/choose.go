@@ -6,7 +6,7 @@ import "fmt"
 const (
 	ModeAuto   = "auto"   // ModeKernel where it is possible, else ModeFUSE
 	ModeKernel = "kernel" // names by EROFS and overlayfs, FUSE for contents that are missing
-	ModeFUSE   = "fuse"   // names and contents by FUSE
+	ModeFUSE   = "fuse"   // names by FUSE; contents as in ModeKernel, or by FUSE too
 )
 
 // Choice is the mode that runs, and why.
@@ -31,13 +31,21 @@ func Choose(mode string, k *Kernel, probeErr error) (Choice, error) {
 	case mode != ModeAuto && mode != ModeKernel && mode != ModeFUSE:
 		return c, fmt.Errorf("mode %q is none of %s, %s, %s", mode, ModeAuto, ModeKernel, ModeFUSE)
 	case mode == ModeFUSE:
-		c.Why = "the configuration asks for it"
+		c.Why = "the configuration asks for it" + k.contents()
 	case probeErr == nil:
 		c.Mode, c.Why = ModeKernel, k.String()
 	case mode == ModeAuto:
-		c.Mode, c.Why = ModeFUSE, probeErr.Error()
+		c.Mode, c.Why = ModeFUSE, probeErr.Error()+k.contents()
 	default:
 		return c, fmt.Errorf("mode = %q: %w (set fs.mode = %q to do without)", mode, probeErr, ModeAuto)
 	}
 	return c, nil
+}
+
+// contents says how the contents of files come in [ModeFUSE].
+func (k *Kernel) contents() string {
+	if k.Names != "" {
+		return fmt.Sprintf("; overlayfs finds contents by itself (%s)", k.Names)
+	}
+	return "; contents come by FUSE too: " + k.Reasons(StepNames)
 }

@@ -20,6 +20,9 @@ type Kernel struct {
 	// Data is how an overlay with data-only layers over a tree is mounted;
 	// empty: not at all.
 	Data OptionSet `json:"data_overlays"`
+	// Names is how an overlay with data-only layers over names that no EROFS
+	// serves is mounted; empty: not at all.
+	Names OptionSet `json:"data_overlays_over_fuse"`
 	// Plain is how an overlay without data-only layers is mounted; empty: not
 	// at all.
 	Plain OptionSet `json:"plain_overlays"`
@@ -33,6 +36,7 @@ type Kernel struct {
 // Kinds of steps that [Probe] tries: what their names begin with.
 const (
 	StepPlain  = "overlay by "
+	StepNames  = "overlay over names "
 	StepTree   = "EROFS from a "
 	StepData   = "overlay over EROFS "
 	StepOwners = "other owners of EROFS "

@@ -20,6 +20,8 @@ type Overlay struct {
 	Upper, Work string
 	// OverNormal says that a tree in Lower lies over a directory that is none.
 	OverNormal bool
+	// Names says that the trees in Lower are served by FUSE, not mounted.
+	Names bool
 	// UIDs and GIDs, if any, show the owners of Lower and Data to the user
 	// namespace that has these mappings. Upper belongs to its users already.
 	UIDs, GIDs []IDMap
@@ -28,8 +30,11 @@ type Overlay struct {
 // MountOverlay mounts an overlay at target, an existing and empty directory.
 func (k *Kernel) MountOverlay(target string, o Overlay) error {
 	set := k.Data
-	if len(o.Data) == 0 {
+	switch {
+	case len(o.Data) == 0:
 		set = k.Plain
+	case o.Names:
+		set = k.Names
 	}
 	var err error
 	switch {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ipfs-stargz/ipfs-stargz/fs/erofs"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/layer"
 	"github.com/ipfs-stargz/ipfs-stargz/fs/tree"
 )
@@ -119,7 +120,7 @@ func (p *prober) path(name string) string { return filepath.Join(p.dir, name) }
 
 // prepare makes a tree's image, and what overlays over it are made of.
 func (p *prober) prepare() error {
-	for _, d := range []string{"tree", "normal", "none", "data", "merged"} {
+	for _, d := range []string{"tree", "names", "normal", "none", "data", "merged"} {
 		if err := os.Mkdir(p.path(d), 0o755); err != nil {
 			return err
 		}
@@ -130,6 +131,9 @@ func (p *prober) prepare() error {
 			return err
 		}
 	}
+	if err := writeName(p.path("names/file"), key); err != nil {
+		return err
+	}
 	image, err := os.Create(p.path("image"))
 	if err != nil {
 		return err
@@ -137,6 +141,21 @@ func (p *prober) prepare() error {
 	file := layer.Entry{Name: "file", Type: layer.Reg, Mode: 0o644, Size: int64(len(content)), Key: key}
 	_, err = tree.Build(p.ctx, image, [][]layer.Entry{{file}}, tree.Options{})
 	return errors.Join(err, image.Close())
+}
+
+// writeName makes a file that has its contents elsewhere, as one in a tree has
+// them.
+func writeName(name string, key layer.Key) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(
+		f.Truncate(int64(len(content))),
+		unix.Fsetxattr(int(f.Fd()), erofs.XattrMetacopy, nil, 0),
+		unix.Fsetxattr(int(f.Fd()), erofs.XattrRedirect, []byte("/"+key.String()), 0),
+	)
 }
 
 // try takes a step, and notes why if it cannot be taken.
@@ -161,6 +180,14 @@ func (p *prober) run() {
 	for _, set := range []OptionSet{Separate, OneString} {
 		if p.try(StepPlain+string(set), func() error { return p.plain(set) }) {
 			p.k.Plain = set
+			break
+		}
+	}
+	// In mode fuse a tree is a file system like others, and does not count as
+	// one on another: this directory stands for it.
+	for _, set := range []OptionSet{Separate, SeparateMetacopy, OneString} {
+		if p.try(StepNames+"by "+string(set), func() error { return p.names(set) }) {
+			p.k.Names = set
 			break
 		}
 	}
@@ -199,10 +226,20 @@ func (p *prober) plain(set OptionSet) error {
 	return p.overlay(&Kernel{Plain: set}, Overlay{Lower: []string{p.path("normal")}})
 }
 
-// data tries overlays over the tree, with and without a normal layer below it.
+// data tries overlays over the tree.
 func (p *prober) data(set OptionSet) error {
-	k := &Kernel{Data: set}
-	o := Overlay{Lower: []string{p.path("tree")}, Data: []string{p.path("none"), p.path("data")}}
+	return p.withData(&Kernel{Data: set}, Overlay{Lower: []string{p.path("tree")}})
+}
+
+// names tries overlays over what stands for a tree that FUSE serves.
+func (p *prober) names(set OptionSet) error {
+	return p.withData(&Kernel{Names: set}, Overlay{Lower: []string{p.path("names")}, Names: true})
+}
+
+// withData tries overlays that find contents in data-only layers, with and
+// without a normal layer below.
+func (p *prober) withData(k *Kernel, o Overlay) error {
+	o.Data = []string{p.path("none"), p.path("data")}
 	if err := p.overlay(k, o); err != nil {
 		return err
 	}

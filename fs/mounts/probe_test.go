@@ -52,8 +52,26 @@ func TestProbe(t *testing.T) {
 		}
 	}
 	k, err := Probe(t.Context(), d)
-	if err != nil || len(k.Refused) > 0 {
-		t.Errorf("this machine refuses %q, %v", k.Refused, err)
+	if err != nil || len(k.Refused) > 0 || k.Names != Separate {
+		t.Errorf("this machine refuses %q, %v, and takes %q over names", k.Refused, err, k.Names)
+	}
+}
+
+// TestProbeNames checks what a probe finds of overlays over names that no EROFS
+// serves, whether there is EROFS or not.
+func TestProbeNames(t *testing.T) {
+	d := tempDir(t)
+	var refused []string
+	for _, want := range []OptionSet{Separate, SeparateMetacopy, OneString, ""} {
+		k, err := probe(t.Context(), d, refusing(refused...))
+		if err != nil || k.Names != want || k.Data != Separate {
+			t.Errorf("without %q: %+v, %v", refused, k, err)
+		}
+		refused = append(refused, StepNames+"by "+string(want))
+	}
+	k, err := probe(t.Context(), d, refusing(fromFile, fromLoop))
+	if err == nil || k.Names != Separate {
+		t.Errorf("without EROFS: %+v, %v", k, err)
 	}
 }
 
@@ -213,8 +231,9 @@ func waitNoLoops(t *testing.T, dir string) {
 }
 
 func TestChoose(t *testing.T) {
-	can := &Kernel{Trees: FromFile, Data: Separate, Plain: Separate}
-	cannot := &Kernel{Plain: OneString, Refused: []Refusal{{fromFile, "no such device"}}}
+	can := &Kernel{Trees: FromFile, Data: Separate, Names: Separate, Plain: Separate}
+	names := &Kernel{Names: Separate, Plain: Separate, Refused: []Refusal{{fromFile, "no such device"}}}
+	cannot := &Kernel{Plain: OneString, Refused: []Refusal{{StepNames + "by lowerdir=", "no such option"}, {fromFile, "no such device"}}}
 	nothing := &Kernel{Refused: []Refusal{{"overlay by lowerdir=", "no such device"}}}
 	impossible, failed := errors.New("no EROFS here"), errors.New("permission denied")
 	for _, c := range []struct {
@@ -225,8 +244,9 @@ func TestChoose(t *testing.T) {
 	}{
 		{ModeAuto, can, nil, ModeKernel, "EROFS is mounted from a file, and overlayfs takes lowerdir+"},
 		{ModeKernel, can, nil, ModeKernel, "from a file"},
-		{ModeFUSE, can, nil, ModeFUSE, "the configuration asks for it"},
-		{ModeAuto, cannot, impossible, ModeFUSE, "no EROFS here"},
+		{ModeFUSE, can, nil, ModeFUSE, "the configuration asks for it; overlayfs finds contents by itself (lowerdir+)"},
+		{ModeAuto, names, impossible, ModeFUSE, "no EROFS here; overlayfs finds contents by itself"},
+		{ModeAuto, cannot, impossible, ModeFUSE, "no EROFS here; contents come by FUSE too: overlay over names by lowerdir=: no such option"},
 		{ModeFUSE, cannot, impossible, ModeFUSE, "the configuration asks for it"},
 		{ModeKernel, cannot, impossible, "", `no EROFS here (set fs.mode = "auto"`},
 		{ModeAuto, nothing, impossible, "", "load the module overlay"},
