@@ -119,7 +119,7 @@ func TestBenchFS(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			figures := runBench(t, "bench-fs", "-short", "-binary", bin, "-mode", mode)
 			want := []string{
-				"cold-sequential", "sequential-1MiB", "random-4KiB",
+				"cold-sequential", "cold-sequential-compressed", "sequential-1MiB", "random-4KiB",
 				"small-files-cold", "small-files-warm",
 				"first-mount", "later-mount", "walk-cold", "walk-again",
 				"stat-100-layers", "cold-small-file-50ms-p50", "page-cache-of-two-images",

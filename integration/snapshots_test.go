@@ -174,7 +174,7 @@ func (s *stack) mountedBelow() (n int) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	s.must(err)
 	for line := range strings.Lines(string(info)) {
-		if dir := strings.Fields(line)[4]; strings.HasPrefix(dir, s.root+"/") && dir != s.root+"/fuse" {
+		if dir := strings.Fields(line)[4]; strings.HasPrefix(dir, s.root+"/") && !strings.HasPrefix(dir, s.root+"/fuse") {
 			n++
 		}
 	}

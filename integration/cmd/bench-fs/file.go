@@ -17,15 +17,16 @@ const fetchTimeout = 30 * time.Second
 // file reads large files: while they come from a peer, against what the IPFS
 // plane alone makes of the same blocks, and once they are here.
 func file(ctx context.Context, b *bench) error {
-	var alone []string // directories of nodes that have nothing yet, one for each round
-	for i := range b.sizes.bigFiles {
+	n := b.sizes.bigFiles // of those that do not compress, and of the others
+	var alone []string    // directories of nodes that have nothing yet, one for each file
+	for i := range 2 * n {
 		alone = append(alone, filepath.Join(b.node.Dir, fmt.Sprintf("alone%d", i)))
 	}
 	seeder, err := b.startDaemons(ctx, "", alone...)
 	if err != nil {
 		return err
 	}
-	p, err := b.pull(ctx, bigFiles(b.sizes.bigFiles, b.sizes.bigFile))
+	p, err := b.pull(ctx, bigFiles(n, n, b.sizes.bigFile))
 	if err != nil {
 		return err
 	}
@@ -33,11 +34,14 @@ func file(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	if err := b.coldSequential(ctx, p, ours, seeder, alone); err != nil {
+	if err := b.coldSequential(ctx, "cold-sequential", p, ours, seeder, alone, 0); err != nil {
 		return err
 	}
-	for i := range b.sizes.bigFiles {
-		if err := b.same(filepath.Join(ours.dir, bigName(i)), bigContents(i, b.sizes.bigFile)); err != nil {
+	if err := b.coldSequential(ctx, "cold-sequential-compressed", p, ours, seeder, alone, n); err != nil {
+		return err
+	}
+	for i := range 2 * n {
+		if err := b.same(filepath.Join(ours.dir, bigName(i)), bigContents(i, b.sizes.bigFile, i < n)); err != nil {
 			return err
 		}
 	}
@@ -50,7 +54,7 @@ func file(ctx context.Context, b *bench) error {
 	}
 	return errors.Join(
 		b.complete(ctx, "sequential-1MiB", "MB/s", megabyte, ours, theirs,
-			fio{b, "read", mib, b.sizes.bigFile * int64(b.sizes.bigFiles)}, b.sizes.bigFiles),
+			fio{b, "read", mib, b.sizes.bigFile * int64(n)}, n),
 		b.complete(ctx, "random-4KiB", "reads/s", float64(4*kib), ours, theirs,
 			fio{b, "randread", 4 * kib, b.sizes.random}, 1),
 	)
@@ -69,15 +73,15 @@ func (b *bench) same(path string, c contents) error {
 	return err
 }
 
-// coldSequential reads each file for the first time, in turn with a node that
-// fetches the same file's layer and does nothing with it.
-func (b *bench) coldSequential(ctx context.Context, p pushed, ours *root, seeder string, alone []string) (err error) {
+// coldSequential reads files for the first time, from this one on, in turn with a
+// node that fetches the same file's layer and does nothing with it.
+func (b *bench) coldSequential(ctx context.Context, name string, p pushed, ours *root, seeder string, alone []string, first int) (err error) {
 	a, err := agent.Start(ctx, b.node, "alone")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	read, fetched := 0, 0 // so many of the files
+	read, fetched := first, first // the next file
 	buf := make([]byte, mib)
 	speed := func(took time.Duration) float64 { return float64(b.sizes.bigFile) / megabyte / took.Seconds() }
 	m, err := inTurn(ctx, b.sizes.bigFiles, func(ctx context.Context) (float64, error) {
@@ -97,7 +101,7 @@ func (b *bench) coldSequential(ctx context.Context, p pushed, ours *root, seeder
 		return err
 	}
 	return b.add(benchout.Figure{
-		Name: "cold-sequential", Value: m.value, Unit: "MB/s",
+		Name: name, Value: m.value, Unit: "MB/s",
 		Reference: "the layer's blocks fetched alone", ReferenceValue: m.reference, Bar: benchout.AtLeast(0.8),
 	})
 }
@@ -126,7 +130,8 @@ func fetchAlone(ctx context.Context, a *agent.Agent, dir, seeder string, l pushe
 	return got.Took, err
 }
 
-// complete reads files that are here, with no page of them in memory.
+// complete reads files that are here, with no page of them in memory. They are read
+// once before, for what the machine below remembers of its disks.
 func (b *bench) complete(ctx context.Context, name, unit string, per float64, ours, theirs *root, job fio, files int) error {
 	read := func(r *root) measurement {
 		var paths []string
@@ -138,7 +143,7 @@ func (b *bench) complete(ctx context.Context, name, unit string, per float64, ou
 			return speed / per, err
 		})
 	}
-	m, err := inTurn(ctx, b.sizes.rounds, read(ours), read(theirs))
+	m, err := b.again(ctx, read(ours), read(theirs))
 	if err != nil {
 		return err
 	}

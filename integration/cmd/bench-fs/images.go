@@ -25,11 +25,12 @@ func recipe(name string, layers ...image.Layer) image.Recipe {
 	}
 }
 
-// contents are bytes that compress to about half of their size, alike in no two
-// contents with different seeds.
+// contents are bytes that compress to about half of their size, or to nothing less
+// than it, alike in no two contents with different seeds.
 type contents struct {
-	seed uint64
-	size int64
+	seed  uint64
+	size  int64
+	noise bool // they do not compress
 }
 
 const (
@@ -66,8 +67,12 @@ func (c contents) block(i int64) []byte {
 	binary.LittleEndian.PutUint64(key[8:], uint64(i))
 	noise := rand.NewChaCha8(key)
 	b := bytes.Repeat([]byte("eStargz."), contentsBlock/8)
-	for at := 0; at < len(b); at += contentsGroup {
+	if c.noise {
 		// It never fails, says its documentation.
+		_, _ = noise.Read(b)
+		return b
+	}
+	for at := 0; at < len(b); at += contentsGroup {
 		_, _ = noise.Read(b[at : at+contentsGroup/2])
 	}
 	return b
@@ -103,18 +108,21 @@ func layer(hours int, write func(w writer) error) image.Layer {
 	}
 }
 
-// bigFiles is an image of large files, each in a layer of its own.
-func bigFiles(n int, size int64) image.Recipe {
+// bigFiles is an image of large files, each in a layer of its own: first those that
+// do not compress.
+func bigFiles(noise, others int, size int64) image.Recipe {
 	var layers []image.Layer
-	for i := range n {
-		layers = append(layers, layer(i, func(w writer) error { return w.file(bigName(i), bigContents(i, size)) }))
+	for i := range noise + others {
+		layers = append(layers, layer(i, func(w writer) error { return w.file(bigName(i), bigContents(i, size, i < noise)) }))
 	}
-	return recipe(fmt.Sprintf("big-%d-%d", n, size), layers...)
+	return recipe(fmt.Sprintf("big-%d-%d-%d", noise, others, size), layers...)
 }
 
 func bigName(i int) string { return fmt.Sprintf("big%d", i) }
 
-func bigContents(i int, size int64) contents { return contents{seed: 1<<32 + uint64(i), size: size} }
+func bigContents(i int, size int64, noise bool) contents {
+	return contents{seed: 1<<32 + uint64(i), size: size, noise: noise}
+}
 
 // smallPerDir is how many small files are in a directory.
 const smallPerDir = 100

@@ -49,7 +49,7 @@ func (b *bench) walks(ctx context.Context, ours, theirs *root) error {
 	if err != nil {
 		return err
 	}
-	if m, err = b.warm(ctx, walkOurs, walkTheirs); err != nil {
+	if m, err = b.again(ctx, walkOurs, walkTheirs); err != nil {
 		return err
 	}
 	return b.add(benchout.Figure{

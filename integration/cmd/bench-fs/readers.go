@@ -16,7 +16,7 @@ func readers(ctx context.Context, b *bench) error {
 	if _, err := b.startDaemons(ctx, ""); err != nil {
 		return err
 	}
-	p, err := b.pull(ctx, bigFiles(1, b.sizes.crowdFile))
+	p, err := b.pull(ctx, bigFiles(0, 1, b.sizes.crowdFile))
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func readers(ctx context.Context, b *bench) error {
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
-			return b.same(filepath.Join(r.dir, bigName(0)), bigContents(0, b.sizes.crowdFile))
+			return b.same(filepath.Join(r.dir, bigName(0)), bigContents(0, b.sizes.crowdFile, false))
 		})
 	}
 	if err := g.Wait(); err != nil {

@@ -41,7 +41,7 @@ func small(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	if m, err = b.warm(ctx, readOurs, readTheirs); err != nil {
+	if m, err = b.again(ctx, readOurs, readTheirs); err != nil {
 		return err
 	}
 	err = b.add(benchout.Figure{
@@ -59,7 +59,7 @@ func small(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	if m, err = b.warm(ctx, readOurs, b.readSmall(loopback)); err != nil {
+	if m, err = b.again(ctx, readOurs, b.readSmall(loopback)); err != nil {
 		return err
 	}
 	return b.add(benchout.Figure{
@@ -68,9 +68,9 @@ func small(ctx context.Context, b *bench) error {
 	})
 }
 
-// warm measures two things in turn that were done before, so that their pages
-// are in memory.
-func (b *bench) warm(ctx context.Context, value, reference measurement) (pair, error) {
+// again measures two things in turn once both were done: whatever that leaves in
+// memory is there.
+func (b *bench) again(ctx context.Context, value, reference measurement) (pair, error) {
 	for _, m := range []measurement{value, reference} {
 		if _, err := m(ctx); err != nil {
 			return pair{}, err

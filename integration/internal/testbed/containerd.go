@@ -175,11 +175,12 @@ func (n *Node) removeImages(ctx context.Context) error {
 	}
 }
 
-// daemonMounts are the mounts that the daemon made for snapshots.
+// daemonMounts are the mounts that the daemon made for snapshots: where it serves
+// what is missing, "fuse" or "fuse-names", is none.
 func (n *Node) daemonMounts() (left []Mount, err error) {
 	mounts, err := Mounts()
 	for _, m := range mounts {
-		if strings.HasPrefix(m.Point, n.DaemonRoot()+"/") && m.Point != filepath.Join(n.DaemonRoot(), "fuse") {
+		if strings.HasPrefix(m.Point, n.DaemonRoot()+"/") && !strings.HasPrefix(m.Point, filepath.Join(n.DaemonRoot(), "fuse")) {
 			left = append(left, m)
 		}
 	}
