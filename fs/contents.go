@@ -91,13 +91,13 @@ func (ls *layers) FindID(id uint64) (k cache.Key, ok bool) {
 }
 
 // ReadChunk implements [objects.Contents]: it asks one layer after the other.
-func (ls *layers) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []byte) error {
+func (ls *layers) ReadChunk(ctx context.Context, obj layer.Object, i int, room func() []byte) error {
 	err := fmt.Errorf("object %s: %w", obj.Key, objects.ErrNoObject)
 	ls.holders(obj.Key, func(l *lazyLayer, o layer.ObjectView) bool {
 		if o.Size() != obj.Size || o.NumChunks() != len(obj.Chunks) {
 			return true
 		}
-		err = l.data.ReadChunk(ctx, o.Chunk(i), dst)
+		err = l.data.ReadChunkInto(ctx, o.Chunk(i), room)
 		if errors.Is(err, layer.ErrChunk) {
 			ls.log.Error("a layer's bytes are not what its table of contents says", "cid", l.meta.CID, "object", obj.Key, "error", err)
 			ls.mu.Lock()
@@ -133,6 +133,18 @@ func (s *source) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return src.ReadAt(ctx, p, off)
+}
+
+// ReadInto implements [layer.LateSource].
+func (s *source) ReadInto(ctx context.Context, n, off int64, room func() []byte) (int, error) {
+	src, err := s.get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if late, ok := src.(layer.LateSource); ok {
+		return late.ReadInto(ctx, n, off, room)
+	}
+	return src.ReadAt(ctx, room()[:n], off)
 }
 
 func (s *source) get(ctx context.Context) (layer.Source, error) {

@@ -50,7 +50,7 @@ func (f *File) Copy(ctx context.Context, w io.Writer, off, n int64) error {
 			}
 			x, at := window{buf[:to-from], make(chan error, 1)}, from
 			g.Go(func() error {
-				err := f.read(ctx, x.data, at, Want{Root: f.root, Bulk: true})
+				err := f.read(ctx, int64(len(x.data)), at, func() []byte { return x.data }, Want{Root: f.root, Bulk: true})
 				x.err <- err
 				return err
 			})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync"
 
 	"github.com/ipfs/go-cid"
 )
@@ -97,59 +98,56 @@ func (f *File) Leaves() iter.Seq[Leaf] {
 // not what the tree says. After an error other than io.EOF n is 0, and p may
 // have been written to.
 func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
-	return f.readAt(ctx, p, off, Want{Root: f.root})
+	return f.ReadInto(ctx, int64(len(p)), off, func() []byte { return p }, Want{})
 }
 
-// ReadBulk is [File.ReadAt] for what nobody waits for, until raised is closed:
-// see [Want].
-func (f *File) ReadBulk(ctx context.Context, p []byte, off int64, raised <-chan struct{}) (n int, err error) {
-	return f.readAt(ctx, p, off, Want{Root: f.root, Bulk: true, Raised: raised})
-}
-
-func (f *File) readAt(ctx context.Context, p []byte, off int64, want Want) (n int, err error) {
+// ReadInto is [File.ReadAt] of n bytes into what room returns, as how says: its
+// Root and CIDs are set here. room is asked once, when there is something to put
+// there, so that who waits for a peer holds no memory for it.
+func (f *File) ReadInto(ctx context.Context, n, off int64, room func() []byte, how Want) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("ipfs: file %s: negative offset %d", f.root, off)
 	}
-	if len(p) == 0 {
+	if n == 0 {
 		return 0, nil
 	}
 	if off >= f.Size() {
 		return 0, io.EOF
 	}
-	short := int64(len(p)) > f.Size()-off
-	if short {
-		p = p[:f.Size()-off]
-	}
-	if err := f.read(ctx, p, off, want); err != nil {
+	within := min(n, f.Size()-off)
+	how.Root = f.root
+	if err := f.read(ctx, within, off, room, how); err != nil {
 		return 0, err
 	}
-	if short {
-		return len(p), io.EOF
+	if within < n {
+		return int(within), io.EOF
 	}
-	return len(p), nil
+	return int(within), nil
 }
 
-// read fills p, all of which is within the file.
-func (f *File) read(ctx context.Context, p []byte, off int64, want Want) error {
-	first, last := f.table.at(off), f.table.at(off+int64(len(p))-1)
+// read reads n bytes, all of which are within the file.
+func (f *File) read(ctx context.Context, n, off int64, room func() []byte, want Want) error {
+	into := sync.OnceValue(func() []byte { return room()[:n] })
+	first, last := f.table.at(off), f.table.at(off+n-1)
 	if first == last {
-		return f.readLeaf(ctx, p, off, first, want)
+		return f.readLeaf(ctx, into, off, first, want)
 	}
-	return f.readLeaves(ctx, p, off, first, last, want)
+	return f.readLeaves(ctx, into, off, first, last, want)
 }
 
 // readLeaf is readLeaves for one leaf, as most reads are.
-func (f *File) readLeaf(ctx context.Context, p []byte, off int64, i int, want Want) error {
+func (f *File) readLeaf(ctx context.Context, into func() []byte, off int64, i int, want Want) error {
 	c, err := f.leaf(i)
 	if err != nil {
 		return err
 	}
 	want.CIDs = []cid.Cid{c}
-	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error { return f.fill(p, off, i, c, block) })
+	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error { return f.fill(into(), off, i, c, block) })
 }
 
-// readLeaves fills p, all of which is within the leaves from first to last.
-func (f *File) readLeaves(ctx context.Context, p []byte, off int64, first, last int, want Want) error {
+// readLeaves fills what into returns, all of which is within the leaves from first
+// to last.
+func (f *File) readLeaves(ctx context.Context, into func() []byte, off int64, first, last int, want Want) error {
 	want.CIDs = make([]cid.Cid, 0, last-first+1)
 	// The same leaf can be needed in several places (a run of zeros).
 	places := make(map[cid.Cid][]int, last-first+1)
@@ -165,7 +163,7 @@ func (f *File) readLeaves(ctx context.Context, p []byte, off int64, first, last 
 	}
 	return f.blocks.Get(ctx, want, func(c cid.Cid, block []byte) error {
 		for _, i := range places[c] {
-			if err := f.fill(p, off, i, c, block); err != nil {
+			if err := f.fill(into(), off, i, c, block); err != nil {
 				return err
 			}
 		}

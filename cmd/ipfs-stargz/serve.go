@@ -262,10 +262,14 @@ type blob struct{ *ipfs.File }
 
 // ReadAt implements [layer.Source].
 func (b blob) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if raised, ok := layer.Background(ctx); ok {
-		return b.File.ReadBulk(ctx, p, off, raised)
-	}
-	return b.File.ReadAt(ctx, p, off)
+	return b.ReadInto(ctx, int64(len(p)), off, func() []byte { return p })
+}
+
+// ReadInto implements [layer.LateSource].
+func (b blob) ReadInto(ctx context.Context, n, off int64, room func() []byte) (int, error) {
+	var how ipfs.Want
+	how.Raised, how.Bulk = layer.Background(ctx)
+	return b.File.ReadInto(ctx, n, off, room, how)
 }
 
 // maxLayerBytes bounds a layer's blob. The largest that registries take are far

@@ -58,8 +58,8 @@ func (c contents) Find(k cache.Key) (layer.Object, bool, bool) {
 	return o.Object(), true, true
 }
 
-func (c contents) ReadChunk(ctx context.Context, o layer.Object, i int, dst []byte) error {
-	return c.data.ReadChunk(ctx, o.Chunks[i], dst)
+func (c contents) ReadChunk(ctx context.Context, o layer.Object, i int, room func() []byte) error {
+	return c.data.ReadChunkInto(ctx, o.Chunks[i], room)
 }
 
 // pushed makes a layer of files as push does, and returns its root.

@@ -46,6 +46,12 @@ func (l *Layer) ReadChunk(ctx context.Context, c Chunk, dst []byte) error {
 	if int64(len(dst)) != c.Size {
 		return fmt.Errorf("read %v: the buffer has %d bytes", c, len(dst))
 	}
+	return l.ReadChunkInto(ctx, c, func() []byte { return dst })
+}
+
+// ReadChunkInto is ReadChunk into what room returns, which is asked at most once,
+// when what is to be decompressed is here.
+func (l *Layer) ReadChunkInto(ctx context.Context, c Chunk, room func() []byte) error {
 	if c.Size <= 0 || c.Size > MaxChunkBytes || c.InnerOffset < 0 || c.InnerOffset > MaxInnerOffset ||
 		c.BlobOffset < 0 || c.BlobSize <= 0 || c.BlobSize > l.src.Size()-c.BlobOffset {
 		return fmt.Errorf("%w: %v is not within a blob of %d bytes", ErrChunk, c, l.src.Size())
@@ -56,7 +62,7 @@ func (l *Layer) ReadChunk(ctx context.Context, c Chunk, dst []byte) error {
 	}
 	in := &r.in
 	in.start(ctx, l.src, c)
-	err := r.read(l.format, c, dst)
+	dst, err := r.read(l.format, c, room)
 	if in.err != nil { // explains any other error
 		err = fmt.Errorf("read %v: %w", c, in.err)
 	} else if err != nil {
@@ -108,52 +114,55 @@ func (r *chunkReader) whole() (io.Reader, error) {
 	return &r.bytes, nil
 }
 
-// read decompresses c out of r.in into dst.
-func (r *chunkReader) read(format Format, c Chunk, dst []byte) error {
-	var plain io.Reader
-	switch format {
-	case Gzip:
-		if r.gzip == nil {
-			r.gzip = new(gzip.Reader)
-		}
-		in, err := r.whole()
-		if err != nil {
-			return fmt.Errorf("decompress: %w", err)
-		}
-		if err := r.gzip.Reset(in); err != nil {
-			return fmt.Errorf("decompress: %w", err)
-		}
-		plain = r.gzip
-	case Zstd:
-		if r.zstd == nil {
-			var err error
-			if r.zstd, err = newZstdDecoder(); err != nil {
-				return fmt.Errorf("decompress: %w", err)
-			}
-		}
-		if err := r.in.fill(); err != nil {
-			return fmt.Errorf("decompress: %w", err)
-		}
-		shrinkZstdWindow(r.in.buf, c.InnerOffset+c.Size)
-		if err := r.zstd.Reset(&r.in); err != nil {
-			return fmt.Errorf("decompress: %w", err)
-		}
+// read decompresses c out of r.in into what room returns.
+func (r *chunkReader) read(format Format, c Chunk, room func() []byte) ([]byte, error) {
+	plain, err := r.open(format, c)
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	if r.zstd != nil {
 		defer func() { _ = r.zstd.Reset(nil) }() // so that it holds nothing of ctx and src
-		plain = r.zstd
-	default:
-		return fmt.Errorf("unknown %v", format)
 	}
 	for skip := c.InnerOffset; skip > 0; {
 		n, err := io.ReadFull(plain, r.scratch[:min(skip, int64(len(r.scratch)))])
 		if err != nil {
-			return fmt.Errorf("decompress what precedes it: %w", err)
+			return nil, fmt.Errorf("decompress what precedes it: %w", err)
 		}
 		skip -= int64(n)
 	}
+	dst := room()[:c.Size]
 	if n, err := io.ReadFull(plain, dst); err != nil {
-		return fmt.Errorf("decompress, at %d of %d bytes: %w", n, len(dst), err)
+		return nil, fmt.Errorf("decompress, at %d of %d bytes: %w", n, len(dst), err)
 	}
-	return nil
+	return dst, nil
+}
+
+// open returns a reader of what is decompressed out of r.in.
+func (r *chunkReader) open(format Format, c Chunk) (io.Reader, error) {
+	switch format {
+	case Gzip:
+		in, err := r.whole()
+		if err != nil {
+			return nil, err
+		}
+		if r.gzip == nil {
+			r.gzip = new(gzip.Reader)
+		}
+		return r.gzip, r.gzip.Reset(in)
+	case Zstd:
+		if r.zstd == nil {
+			var err error
+			if r.zstd, err = newZstdDecoder(); err != nil {
+				return nil, err
+			}
+		}
+		if err := r.in.fill(); err != nil {
+			return nil, err
+		}
+		shrinkZstdWindow(r.in.buf, c.InnerOffset+c.Size)
+		return r.zstd, r.zstd.Reset(&r.in)
+	}
+	return nil, fmt.Errorf("unknown %v", format)
 }
 
 // stream reads a compressed stream from a Source: at first as much as the
@@ -195,19 +204,27 @@ func (s *stream) fill() error {
 		return io.EOF
 	}
 	n := min(s.step, s.left)
+	s.buf, s.pos = nil, 0
+	if s.err = readInto(s.ctx, s.src, n, s.off, func() []byte {
+		s.buf = s.room(n)
+		return s.buf
+	}); s.err != nil {
+		s.buf = nil
+		return s.err
+	}
+	s.off, s.left, s.step = s.off+n, s.left-n, stepBytes
+	return nil
+}
+
+// room returns memory for n bytes, what was read before being used up.
+func (s *stream) room(n int64) []byte {
 	if s.lent == nil || int64(cap(s.lent.Bytes())) < n {
 		if s.lent != nil {
 			buffer.Put(s.lent)
 		}
 		s.lent = buffer.Get(n)
 	}
-	s.buf, s.pos = s.lent.Bytes()[:n], 0
-	if s.err = readFull(s.ctx, s.src, s.buf, s.off); s.err != nil {
-		s.buf = s.buf[:0]
-		return s.err
-	}
-	s.off, s.left, s.step = s.off+n, s.left-n, stepBytes
-	return nil
+	return s.lent.Bytes()[:n]
 }
 
 func (s *stream) Read(p []byte) (int, error) {

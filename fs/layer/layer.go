@@ -24,3 +24,13 @@ type Source interface {
 	// bytes only together with an error.
 	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 }
+
+// LateSource is a Source that knows when bytes come before it needs room for them:
+// most of the time that a chunk takes is waiting for a peer, many are waited for at
+// once, and memory that was not touched before is dear.
+type LateSource interface {
+	Source
+	// ReadInto is ReadAt of n bytes into what room returns, which it asks at most
+	// once.
+	ReadInto(ctx context.Context, n, off int64, room func() []byte) (int, error)
+}

@@ -93,15 +93,27 @@ func ReadTOC(ctx context.Context, src Source, want digest.Digest) (*TOC, error) 
 
 // readFull is src.ReadAt, without an error if all of p was read.
 func readFull(ctx context.Context, src Source, p []byte, off int64) error {
+	return readInto(ctx, src, int64(len(p)), off, func() []byte { return p })
+}
+
+// readInto is readFull of n bytes into what room returns, which is asked as late as
+// src can.
+func readInto(ctx context.Context, src Source, n, off int64, room func() []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	n, err := src.ReadAt(ctx, p, off)
-	if n >= len(p) {
+	var got int
+	var err error
+	if late, ok := src.(LateSource); ok {
+		got, err = late.ReadInto(ctx, n, off, room)
+	} else {
+		got, err = src.ReadAt(ctx, room(), off)
+	}
+	if int64(got) >= n {
 		return nil
 	}
 	if err == nil || err == io.EOF {
-		return fmt.Errorf("%d of %d bytes at %d: %w", n, len(p), off, io.ErrUnexpectedEOF)
+		return fmt.Errorf("%d of %d bytes at %d: %w", got, n, off, io.ErrUnexpectedEOF)
 	}
 	return err
 }

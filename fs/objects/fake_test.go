@@ -87,7 +87,7 @@ func (s *source) FindID(id uint64) (cache.Key, bool) {
 	return cache.Key{}, false
 }
 
-func (s *source) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []byte) error {
+func (s *source) ReadChunk(ctx context.Context, obj layer.Object, i int, room func() []byte) error {
 	s.mu.Lock()
 	s.reads[fmt.Sprint(obj.Key, i)]++
 	gate, err, data := s.gate, s.err, s.data[obj.Key]
@@ -112,7 +112,7 @@ func (s *source) ReadChunk(ctx context.Context, obj layer.Object, i int, dst []b
 	if err != nil {
 		return err
 	}
-	copy(dst, data[obj.Chunks[i].Offset:])
+	copy(room(), data[obj.Chunks[i].Offset:])
 	return nil
 }
 

@@ -134,7 +134,6 @@ func (l *Loader) launch(o *object, i int, why purpose) *flight {
 func (l *Loader) fly(ctx context.Context, f *flight) {
 	defer l.objects.put(f.obj)
 	defer f.cancel()
-	f.buf = buffer.Get(f.size())
 	f.err = l.fetch(ctx, f)
 	l.mu.Lock()
 	f.landed = true
@@ -162,13 +161,23 @@ func (l *Loader) fly(ctx context.Context, f *flight) {
 	}
 }
 
+// room returns the flight's buffer. It is taken when there is something to put
+// there: memory that was not touched before is dear, and most of its time a flight
+// waits.
+func (f *flight) room() []byte {
+	if f.buf == nil {
+		f.buf = buffer.Get(f.size())
+	}
+	return f.buf.Bytes()
+}
+
 // fetch fills the flight's buffer.
 func (l *Loader) fetch(ctx context.Context, f *flight) error {
 	// Another flight may have landed since the cache was last looked into.
-	if _, err := f.obj.open(l.cache); err == nil && f.obj.has(f.chunk) && f.obj.readHere(f.buf.Bytes(), f.obj.Chunks[f.chunk].Offset) == nil {
+	if _, err := f.obj.open(l.cache); err == nil && f.obj.has(f.chunk) && f.obj.readHere(f.room(), f.obj.Chunks[f.chunk].Offset) == nil {
 		return nil
 	}
-	if err := l.contents.ReadChunk(ctx, f.obj.Object, f.chunk, f.buf.Bytes()); err != nil {
+	if err := l.contents.ReadChunk(ctx, f.obj.Object, f.chunk, f.room); err != nil {
 		if l.ctx.Err() != nil {
 			return ErrClosed
 		}
@@ -232,7 +241,9 @@ func (l *Loader) remove(f *flight) {
 
 // free gives a flight's memory back.
 func (l *Loader) free(f *flight) {
-	buffer.Put(f.buf)
+	if f.buf != nil {
+		buffer.Put(f.buf)
+	}
 	if !f.stranded {
 		l.memory.release(f.account, f.size())
 	}

@@ -25,10 +25,12 @@ type Contents interface {
 	Find(k cache.Key) (obj layer.Object, sure, ok bool)
 	// FindID returns the key of the object whose id this is: see [cache.Key.ID].
 	FindID(id uint64) (cache.Key, bool)
-	// ReadChunk fills dst with chunk i of object obj, verified. The error is
+	// ReadChunk fills what room returns with chunk i of object obj, verified. It
+	// asks for room when it has something to put there; however often it does, it
+	// is the same. The error is
 	// [layer.ErrChunk] when every layer that claims to hold it gave something
 	// else; Find then knows better.
-	ReadChunk(ctx context.Context, obj layer.Object, i int, dst []byte) error
+	ReadChunk(ctx context.Context, obj layer.Object, i int, room func() []byte) error
 }
 
 // Loader brings objects into the cache, and reads them while it does. Each chunk
