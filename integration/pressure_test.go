@@ -91,10 +91,10 @@ func TestPressure(t *testing.T) {
 	}()
 	o.dir = dir
 	for _, c := range cases {
+		var own []*pair
+		own, pairs = pairs[:len(c.modes)], pairs[len(c.modes):]
 		t.Run(c.name, func(t *testing.T) {
-			for range c.modes {
-				p := pairs[0]
-				pairs = pairs[1:]
+			for _, p := range own {
 				t.Run(p.conf.Mode, func(t *testing.T) {
 					t.Parallel()
 					c.run(p.in(t), o)
@@ -255,7 +255,7 @@ func (rs *readers) until(what string, so func() bool) {
 		select {
 		case <-again.C:
 		case <-ended:
-			rs.t.Fatalf("a reader ended before there were %s", what)
+			rs.t.Fatalf("a reader ended while the others waited for %s", what)
 		case <-late:
 			rs.t.Fatalf("the readers waited in vain for %s", what)
 		}
@@ -264,7 +264,6 @@ func (rs *readers) until(what string, so func() bool) {
 
 // stop ends them, and says what they found.
 func (rs *readers) stop() {
-	rs.t.Helper()
 	for _, r := range rs.list {
 		report, err := r.Stop(readPatience)
 		switch {
