@@ -50,6 +50,10 @@ func Start(cmd *exec.Cmd, start func(*exec.Cmd) error, p Plan) (*Process, error)
 		return nil, errors.Join(err, r.stdin.Close())
 	}
 	cmd.Stderr = os.Stderr
+	// A page that cannot be read is tried twice by the kernel, and from the start
+	// again if a signal comes between. The runtime would send one every 10 ms to a
+	// thread that waits for a page.
+	cmd.Env = append(cmd.Environ(), "GODEBUG=asyncpreemptoff=1")
 	if err := start(cmd); err != nil {
 		return nil, fmt.Errorf("start a reader: %w", err)
 	}
