@@ -141,6 +141,23 @@ func TestFarTooSmall(t *testing.T) {
 	}
 }
 
+// TestBudgetOfPartial checks that an object of several chunks takes no more than
+// the budget for a moment either: its flags are some of it.
+func TestBudgetOfPartial(t *testing.T) {
+	const budget = 256 << 10
+	c := mustOpenWith(t, Options{Dir: t.TempDir(), Budget: budget})
+	data, chunks := contents(1, budget, budget)
+	p, err := c.Partial(Key{1}, chunks)
+	must(t, err)
+	defer p.Release()
+	if err := p.Write(0, data[:budget]); !errors.Is(err, ErrFull) {
+		t.Errorf("a chunk of the size of the budget: %v", err)
+	}
+	if u := c.Usage(); u.Bytes > budget {
+		t.Errorf("%d bytes are held of a budget of %d", u.Bytes, budget)
+	}
+}
+
 // TestPutTwice checks that the second of two equal objects changes nothing.
 func TestPutTwice(t *testing.T) {
 	c := mustOpen(t, t.TempDir())

@@ -231,7 +231,7 @@ func (p *Partial) Write(i int, data []byte) error {
 	if p.present(i) {
 		return nil
 	}
-	taken := inBlocks(p.chunks[i].Size)
+	taken := inBlocks(p.chunks[i].Size) + inBlocks(int64(len(p.chunks))) // with the flags, should it be the first
 	if err := p.c.usage.take(taken); err != nil {
 		return fmt.Errorf("store chunk %d of object %s: %w", i, p.key, err)
 	}

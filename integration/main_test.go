@@ -7,15 +7,19 @@ import (
 	"os"
 	"testing"
 
+	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/reader"
 	"github.com/ipfs-stargz/ipfs-stargz/integration/internal/stranger"
 )
 
-// TestMain runs the tests, or what a test starts this program as again, in a
-// network namespace.
+// TestMain runs the tests, or what a test starts this program as again.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == stranger.Argument {
-		if err := beStranger(); err != nil {
-			fmt.Fprintln(os.Stderr, "stranger:", err)
+	programs := map[string]func() error{
+		stranger.Argument: beStranger,
+		reader.Argument:   func() error { return reader.Main(os.Stdin, os.Stdout) },
+	}
+	if len(os.Args) > 1 && programs[os.Args[1]] != nil {
+		if err := programs[os.Args[1]](); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[1], err)
 			os.Exit(1)
 		}
 		os.Exit(0)

@@ -63,6 +63,17 @@ func newTrio(t *testing.T, o testbed.Options, conf testbed.DaemonConfig) []*pair
 // With o.Daemon unset the daemons have the race detector.
 func newPairs(t *testing.T, o testbed.Options, confs ...testbed.DaemonConfig) []*pair {
 	t.Helper()
+	pairs := preparePairs(t, o, confs...)
+	for _, p := range pairs {
+		p.start()
+	}
+	return pairs
+}
+
+// preparePairs is newPairs for who does something to a b before he starts it, or
+// one after the other: only a runs.
+func preparePairs(t *testing.T, o testbed.Options, confs ...testbed.DaemonConfig) []*pair {
+	t.Helper()
 	bin, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -75,10 +86,8 @@ func newPairs(t *testing.T, o testbed.Options, confs ...testbed.DaemonConfig) []
 	o.Nodes, o.Binary = 1+len(confs), bin
 	bed := newBed(t, o)
 	a := bed.Nodes[0]
-	for _, n := range bed.Nodes {
-		if err := n.StartContainerd(t.Context(), ""); err != nil {
-			t.Fatal(err)
-		}
+	if err := a.StartContainerd(t.Context(), ""); err != nil {
+		t.Fatal(err)
 	}
 	if err := a.StartDaemon(t.Context(), testbed.DaemonConfig{}); err != nil {
 		t.Fatal(err)
@@ -90,11 +99,16 @@ func newPairs(t *testing.T, o testbed.Options, confs ...testbed.DaemonConfig) []
 	var pairs []*pair
 	for i, conf := range confs {
 		conf.Peers = append(slices.Clone(conf.Peers), peer)
-		p := &pair{Bed: bed, t: t, a: a, b: bed.Nodes[1+i], peer: peer, conf: conf}
-		p.must(p.b.StartDaemon(t.Context(), conf))
-		pairs = append(pairs, p)
+		pairs = append(pairs, &pair{Bed: bed, t: t, a: a, b: bed.Nodes[1+i], peer: peer, conf: conf})
 	}
 	return pairs
+}
+
+// start starts b's containerd and daemon.
+func (p *pair) start() {
+	p.t.Helper()
+	p.must(p.b.StartContainerd(p.t.Context(), ""))
+	p.must(p.b.StartDaemon(p.t.Context(), p.conf))
 }
 
 // in is the pair for the use of a subtest.

@@ -7,14 +7,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Mount makes an ext4 file system of sizeBytes on a loop device, mounts it, and
-// returns where; both are gone when the test ends. A few MiB less are free. The
-// test needs root, and e2fsprogs.
+// returns where; both are gone when the test ends, and that something holds one of
+// them is an error of the test. A few MiB less are free. The test needs root, and
+// e2fsprogs.
 func Mount(t testing.TB, sizeBytes int64) (dir string) {
 	t.Helper()
 	// Not below t.TempDir: what cannot be unmounted is not to be removed.
@@ -47,6 +50,7 @@ func Mount(t testing.TB, sizeBytes int64) (dir string) {
 		t.Fatalf("mount %s at %s: %v", loop.Name(), dir, err)
 	}
 	t.Cleanup(func() {
+		defer mustDetach(t, loop.Name(), image)
 		err := unix.Unmount(dir, 0)
 		if errors.Is(err, unix.EBUSY) {
 			err = errors.Join(fmt.Errorf("%s is still in use when the test ends", dir), unix.Unmount(dir, unix.MNT_DETACH))
@@ -56,6 +60,24 @@ func Mount(t testing.TB, sizeBytes int64) (dir string) {
 		}
 	})
 	return dir
+}
+
+// mustDetach waits until a loop device no longer has the image. The kernel takes
+// it away some time after the last mount has gone, of which there may be more
+// than ours: in another namespace, or bound to another place.
+func mustDetach(t testing.TB, loop, image string) {
+	t.Helper()
+	file := filepath.Join("/sys/block", filepath.Base(loop), "loop", "backing_file")
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		name, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(name)) != image {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("%s still has %s when the test ends: somebody holds the disk", loop, image)
+			return
+		}
+	}
 }
 
 // attach makes an image a loop device, which the kernel detaches on its last

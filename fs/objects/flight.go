@@ -26,14 +26,15 @@ type flight struct {
 	users   int
 	keep    bool // it goes on without users
 	landed  bool
-	over    bool // nothing more happens to it but that users leave
+	over    bool          // nothing more happens to it but that users leave
+	stored  chan struct{} // closed when it is in the cache, if it can be
 	// The cache could not keep it, so it is kept here, on no account.
 	stranded bool
+	offered  time.Time // to the cache, when it is stranded
 
-	done   chan struct{} // closed when buf and err are set
-	stored chan struct{} // closed when it is in the cache, if it can be
-	buf    *buffer.Buffer
-	err    error
+	done chan struct{} // closed when buf and err are set
+	buf  *buffer.Buffer
+	err  error
 }
 
 type flightID struct {
@@ -101,6 +102,9 @@ func (l *Loader) join(id flightID, why purpose) *flight {
 	if why == demand {
 		l.stats.Joined.Add(1)
 	}
+	if f.stranded {
+		l.offerAgain(f)
+	}
 	if why < f.purpose && !f.landed {
 		if f.purpose == background {
 			close(f.raised)
@@ -145,7 +149,12 @@ func (l *Loader) fly(ctx context.Context, f *flight) {
 	if f.account == ahead {
 		f.obj.arrived(f.started)
 	}
-	kept := f.err != nil || l.store(f)
+	kept := f.err != nil
+	if !kept {
+		l.writers <- struct{}{}
+		kept = l.store(f.obj, f)
+		<-l.writers
+	}
 	l.mu.Lock()
 	if !kept {
 		l.strand(f)
@@ -153,9 +162,9 @@ func (l *Loader) fly(ctx context.Context, f *flight) {
 		l.remove(f)
 	}
 	f.over = true
+	close(f.stored)
 	free := f.users == 0
 	l.mu.Unlock()
-	close(f.stored)
 	if free {
 		l.free(f)
 	}
@@ -194,12 +203,10 @@ func (l *Loader) fetch(ctx context.Context, f *flight) error {
 	return nil
 }
 
-// store puts a flight's chunk into the cache. Few do so at a time: there is one
-// disk.
-func (l *Loader) store(f *flight) (ok bool) {
-	l.writers <- struct{}{}
-	defer func() { <-l.writers }()
-	if err := f.obj.store(l.cache, f.chunk, f.buf.Bytes()); err != nil {
+// store puts a flight's chunk, of object o, into the cache. Who calls it is one of
+// few writers: there is one disk.
+func (l *Loader) store(o *object, f *flight) (ok bool) {
+	if err := o.store(l.cache, f.chunk, f.buf.Bytes()); err != nil {
 		l.stats.CacheErrors.Add(1)
 		return false
 	}
@@ -246,29 +253,5 @@ func (l *Loader) free(f *flight) {
 	}
 	if !f.stranded {
 		l.memory.release(f.account, f.size())
-	}
-}
-
-// maxStranded bounds the chunks that are kept in memory because the cache cannot
-// keep them, in bytes: a chunk is read in many requests, each of which would
-// fetch it.
-const maxStranded = 16 << 20
-
-// strand keeps a flight for those who read on in it, until others follow. l.mu
-// is held.
-func (l *Loader) strand(f *flight) {
-	f.users++
-	f.stranded = true
-	l.memory.release(f.account, f.size())
-	l.stranded = append(l.stranded, f)
-	l.strandedBytes += f.size()
-	for l.strandedBytes > maxStranded {
-		first := l.stranded[0]
-		l.stranded = l.stranded[1:]
-		l.strandedBytes -= first.size()
-		l.remove(first)
-		if first.users--; first.users == 0 && first.over {
-			l.free(first)
-		}
 	}
 }

@@ -155,7 +155,7 @@ func (l *Loader) loadChunks(ctx context.Context, o *object, why purpose, first, 
 		if err := l.landed(ctx, f); err != nil {
 			return err
 		}
-		if err := await(ctx, f.stored); err != nil {
+		if err := await(ctx, l.stored(f)); err != nil {
 			return err
 		}
 		l.leave(w.take(i))

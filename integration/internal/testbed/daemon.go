@@ -36,9 +36,12 @@ type DaemonConfig struct {
 	// daemon does by default; here only who asks for it gets it, since it
 	// would change what tests count.
 	Background bool
-	// FS is TOML to add to the table [fs]. Top and Extra are other TOML: keys
-	// before the first table, and tables.
-	FS, Top, Extra string
+	// FS, IPFS and Prefetch are TOML to add to the tables [fs], [ipfs] and
+	// [prefetch]. Top and Extra are other TOML: keys before the first table, and
+	// tables.
+	FS, IPFS, Prefetch, Top, Extra string
+	// Env is what is added to the daemon's environment, as in "GOMAXPROCS=1".
+	Env []string
 }
 
 func (n *Node) writeDaemonConfig(c DaemonConfig) error {
@@ -56,11 +59,11 @@ func (n *Node) writeDaemonConfig(c DaemonConfig) error {
 	if c.FetchTimeout > 0 {
 		fmt.Fprintf(&b, "fetch_timeout = %q\n", c.FetchTimeout)
 	}
-	b.WriteString("[fs]\n")
+	fmt.Fprintf(&b, "%s\n[fs]\n", c.IPFS)
 	if c.Mode != "" {
 		fmt.Fprintf(&b, "mode = %q\n", c.Mode)
 	}
-	fmt.Fprintf(&b, "%s\n[prefetch]\nbackground = %v\n%s", c.FS, c.Background, c.Extra)
+	fmt.Fprintf(&b, "%s\n[prefetch]\nbackground = %v\n%s\n%s", c.FS, c.Background, c.Prefetch, c.Extra)
 	return os.WriteFile(n.daemonConfig(), []byte(b.String()), 0o600)
 }
 
@@ -85,7 +88,7 @@ func (n *Node) StartDaemon(ctx context.Context, c DaemonConfig) error {
 		return err
 	}
 	cmd := exec.Command(n.bed.daemon, "serve", "--config", n.daemonConfig())
-	cmd.Env = n.env()
+	cmd.Env = append(n.env(), c.Env...)
 	p, err := startProcess(ctx, n.Namespace, cmd, filepath.Join(n.Dir, "d.notify"), n.DaemonLog())
 	if err != nil {
 		return err

@@ -121,8 +121,9 @@ func (n *Node) MountImage(ctx context.Context, snapshotter, image string) (dir s
 	}, nil
 }
 
-// close ends everything on the node: containers, containerd, daemon.
-func (n *Node) close() error {
+// Close ends everything on the node: containers, containerd, daemon. [Bed.Close]
+// does it for all nodes.
+func (n *Node) Close() error {
 	// A daemon that hangs must not hold up the end of a test for ever.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -150,7 +150,7 @@ func (b *Bed) Binary() string { return b.binary }
 func (b *Bed) Close() error {
 	var errs []error
 	for _, n := range b.Nodes {
-		errs = append(errs, n.close())
+		errs = append(errs, n.Close())
 	}
 	if b.Net != nil {
 		errs = append(errs, b.Net.Close())
