@@ -126,8 +126,9 @@ type Cache struct {
 // FS is how files are made available.
 type FS struct {
 	// Mode is how lazy layers are mounted: "kernel" (names by EROFS and
-	// overlayfs, FUSE for contents that are missing), "fuse" (all by FUSE), or
-	// "auto" (by the kernel where it can).
+	// overlayfs, FUSE for contents that are missing), "fuse" (names by
+	// FUSE, and contents too where overlayfs cannot look for them), or "auto"
+	// (by the kernel where it can).
 	Mode string `toml:"mode"`
 	// SmallObject is up to which size a file is fetched whole when it is first
 	// opened.
