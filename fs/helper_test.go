@@ -154,7 +154,12 @@ const fuseAlone = "fuse alone"
 
 // inModes runs a test in both modes, and with FUSE alone.
 func inModes(t *testing.T, test func(t *testing.T, mode string)) {
-	for _, mode := range []string{mounts.ModeKernel, mounts.ModeFUSE, fuseAlone} {
+	in(t, test, mounts.ModeKernel, mounts.ModeFUSE, fuseAlone)
+}
+
+// in runs a test in some of them.
+func in(t *testing.T, test func(t *testing.T, mode string), modes ...string) {
+	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) { test(t, mode) })
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipfs-stargz/ipfs-stargz/fs"
+	"github.com/ipfs-stargz/ipfs-stargz/fs/mounts"
 )
 
 // treeBed is a tree that was mounted once, and what it has to be.
@@ -90,7 +91,7 @@ func overwrite(t *testing.T, path string, b []byte) {
 
 // TestDamagedTree damages a tree's image in every way, under the process that
 // verified it and under the next one.
-func TestDamagedTree(t *testing.T) { inModes(t, damagedTree) }
+func TestDamagedTree(t *testing.T) { in(t, damagedTree, mounts.ModeKernel, mounts.ModeFUSE) }
 
 func damagedTree(t *testing.T, mode string) {
 	b := newTreeBed(t, mode)
