@@ -40,7 +40,8 @@ import (
 
 const (
 	requestSize   = 1 << 20 // bytes, the largest FUSE allows by default
-	maxBackground = 64      // read-aheads under way at once
+	namesSize     = 128 << 10
+	maxBackground = 64 // read-aheads under way at once
 )
 
 // Objects gives what files contain, by key.
@@ -133,7 +134,7 @@ func Mount(cfg Config) (*Server, error) {
 	if err := s.fuse.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", cfg.Dir, err), s.Close())
 	}
-	if err := readahead.Set(cfg.Dir, requestSize); err != nil {
+	if err := readahead.Set(cfg.Dir, s.requestSize()); err != nil {
 		cfg.Log.Debug("the kernel reads ahead by its own measure", "tree", cfg.Dir, "error", err)
 	}
 	return s, nil
@@ -156,6 +157,15 @@ func (s *Server) newPool() *backing.Pool {
 	return pool
 }
 
+// requestSize is how many bytes a request may carry. A mount of names has
+// listings at most, and each reader of requests has a buffer of that size.
+func (s *Server) requestSize() int {
+	if s.cfg.Names {
+		return namesSize
+	}
+	return requestSize
+}
+
 func (s *Server) options() *fuse.MountOptions {
 	return &fuse.MountOptions{
 		Name:       "ipfs-stargz",
@@ -168,8 +178,8 @@ func (s *Server) options() *fuse.MountOptions {
 		DirectMountStrict: true,
 		// As the kernel's mount of a tree: for being a lower layer only.
 		DirectMountFlags: syscall.MS_RDONLY | syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC | syscall.MS_NOATIME,
-		MaxWrite:         requestSize,
-		MaxReadAhead:     requestSize,
+		MaxWrite:         s.requestSize(),
+		MaxReadAhead:     s.requestSize(),
 		MaxBackground:    maxBackground,
 		// Contents come as bytes, and splicing them would be one copy more.
 		DisableSplice:            true,
