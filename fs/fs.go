@@ -135,7 +135,7 @@ func New(ctx context.Context, cfg Config) (_ *FS, err error) {
 		f.trees.stateFiles = true
 		live = &stateFiles{f.layers, f.prefetch.Count}
 	}
-	if err := hideDead(f.trees.root); err != nil {
+	if err := hideOthers(f.trees.root, f.mode.Mode); err != nil {
 		return nil, err
 	}
 	if f.show, err = newShower(cfg, f.mode, contents{f.cache, f.loader, live}, &f.treeStats); err != nil {

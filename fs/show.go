@@ -21,9 +21,6 @@ type shower interface {
 	hide(dir string) error
 	// overlay adds to an overlay over trees what it needs for contents.
 	overlay(o mounts.Overlay) mounts.Overlay
-	// lasts reports whether the overlay at target, which an earlier process
-	// mounted, is as good as a new one.
-	lasts(target string) (bool, error)
 	close() error
 }
 
@@ -104,12 +101,6 @@ func (b *byKernel) overlay(o mounts.Overlay) mounts.Overlay {
 	return o
 }
 
-// lasts reports whether an overlay was mounted in this mode: its trees are
-// served by nobody.
-func (b *byKernel) lasts(target string) (bool, error) {
-	return mounts.HasLower(target, b.missing.dirs[len(b.missing.dirs)-1])
-}
-
 // close leaves trees and overlays mounted: what is in the cache reads on.
 func (b *byKernel) close() error { return b.missing.Close() }
 
@@ -138,8 +129,11 @@ func (f *FS) MountOverlay(target string, o Overlay) error {
 	if mounted && f.live[target] {
 		return nil
 	}
+	all := f.show.overlay(mounts.Overlay{
+		Lower: o.Lower, Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
+	})
 	if mounted {
-		lasts, err := f.show.lasts(target)
+		lasts, err := f.lasts(target, all)
 		if err != nil {
 			return err
 		}
@@ -154,14 +148,21 @@ func (f *FS) MountOverlay(target string, o Overlay) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	err = f.mode.Kernel.MountOverlay(target, f.show.overlay(mounts.Overlay{
-		Lower: o.Lower, Upper: o.Upper, Work: o.Work, OverNormal: o.OverNormal,
-	}))
-	if err != nil {
+	if err := f.mode.Kernel.MountOverlay(target, all); err != nil {
 		return err
 	}
 	f.live[target] = true
 	return nil
+}
+
+// lasts reports whether the overlay at target, which an earlier process mounted, is
+// as good as a new one, o: if its trees are served by nobody. In which mode it was
+// mounted shows in its last data directory.
+func (f *FS) lasts(target string, o mounts.Overlay) (bool, error) {
+	if f.mode.Mode != mounts.ModeKernel {
+		return false, nil
+	}
+	return mounts.HasLower(target, o.Data[len(o.Data)-1])
 }
 
 // Unmount unmounts the overlay at target, also where it is in use still. It is

@@ -91,9 +91,6 @@ func (b *byFUSE) overlay(o mounts.Overlay) mounts.Overlay {
 	return o
 }
 
-// lasts reports false: the trees of an earlier process have no names any more.
-func (b *byFUSE) lasts(string) (bool, error) { return false, nil }
-
 // close ends all trees. What has their files open gets errors from now on, but for
 // contents that overlayfs found in the cache.
 func (b *byFUSE) close() error {
@@ -119,16 +116,17 @@ type treeObjects struct {
 // Open implements [fusetree.Objects].
 func (o treeObjects) Open(k cache.Key) (*os.File, error) { return o.cache.OpenObject(k) }
 
-// hideDead unmounts the trees below root that a process of before served: nobody
-// answers there any more.
-func hideDead(root string) error {
+// hideOthers unmounts the trees below root that are of no use in a mode: those that
+// a process of before served, for nobody answers there any more; and in mode fuse
+// those that the kernel mounted, whose files have no contents.
+func hideOthers(root, mode string) error {
 	all, err := mounts.Mounts()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, m := range all {
-		if strings.HasPrefix(m.Dir, root+"/") && strings.HasPrefix(m.Type, "fuse") {
+		if strings.HasPrefix(m.Dir, root+"/") && (mode == mounts.ModeFUSE || strings.HasPrefix(m.Type, "fuse")) {
 			errs = append(errs, mounts.Unmount(m.Dir))
 		}
 	}

@@ -3,6 +3,7 @@ package fs_test
 import (
 	"bytes"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,5 +76,51 @@ func TestMountOverlayOnce(t *testing.T) {
 	}
 	if n := mountsBelow(t, dir); n != 0 {
 		t.Errorf("mounted %d times after it was unmounted", n)
+	}
+}
+
+// TestModeChanges starts a node again in another mode: who mounts a container's
+// overlay next finds its names, whoever served them before.
+func TestModeChanges(t *testing.T) {
+	var s store
+	toc := s.add(t, "one", file{name: "read", body: "hello"}, file{name: "unread", body: random(1, 300_000)})
+	root, target := t.TempDir(), t.TempDir()+"/m"
+	t.Cleanup(func() {
+		if err := mounts.UnmountStale(target); err != nil {
+			t.Error(err)
+		}
+	})
+	for i, mode := range []string{mounts.ModeFUSE, mounts.ModeKernel, mounts.ModeFUSE, fuseAlone, mounts.ModeKernel, fuseAlone} {
+		s.mode = mode
+		f := start(t, root, &s)
+		if i == 0 {
+			add(t, f, "one", toc)
+		}
+		tree, err := f.Tree(t.Context(), fs.Run{CIDs: []string{"one"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := f.MountOverlay(target, fs.Overlay{Lower: []string{tree}}); err != nil {
+				t.Fatal(err)
+			}
+			mustRead(t, target+"/read", "hello")
+		}
+		if i > 3 {
+			mustRead(t, target+"/unread", random(1, 300_000))
+		}
+		if n := mountsBelow(t, filepath.Dir(target)); n != 1 {
+			t.Errorf("%s: mounted %d times", mode, n)
+		}
+		if i == 5 {
+			if err := f.Unmount(target); err != nil {
+				t.Error(err)
+			}
+			stop(t, f)
+			break
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

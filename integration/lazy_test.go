@@ -27,7 +27,9 @@ func TestTreeEquality(t *testing.T) {
 // TestLargeTrees is the same for images that a daemon with the race detector
 // would be too slow for: 50,000 names, a file of 4 GiB.
 func TestLargeTrees(t *testing.T) {
-	treeEquality(t, newTrio(t, testbed.Options{Daemon: quick(t)}, testbed.DaemonConfig{}), image.Odd(), image.Huge())
+	pairs := newTrio(t, testbed.Options{Daemon: quick(t)}, testbed.DaemonConfig{})
+	treeEquality(t, pairs, image.Odd())
+	treeEquality(t, pairs[:1], image.Huge()) // contents come the same way in both modes
 }
 
 func treeEquality(t *testing.T, pairs []*pair, recipes ...image.Recipe) {

@@ -156,13 +156,13 @@ func same(t *testing.T, got, want []string) {
 func TestSameAsKernel(t *testing.T) {
 	for _, xattrs := range []bool{false, true} {
 		t.Run(fmt.Sprint("xattrs ", xattrs), func(t *testing.T) {
-			m := newMountOf(t, someOfAll(xattrs, 3000), below, passthrough())
+			m := newMountOf(t, someOfAll(xattrs, 1200), below, passthrough())
 			kernel := filepath.Join(m.root, "kernel")
 			if err := os.Mkdir(kernel, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			mountUntilEnd(t, m.image, kernel, "erofs", unix.MS_RDONLY, "")
-			names := newMountOf(t, someOfAll(xattrs, 3000), below, Config{Names: true})
+			names := newMountOf(t, someOfAll(xattrs, 1200), below, Config{Names: true})
 			for range 2 { // and from the caches
 				want := walk(t, kernel, false)
 				same(t, walk(t, names.cfg.Dir, false), want)
