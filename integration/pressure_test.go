@@ -32,7 +32,7 @@ const (
 	// pressureReads are comparisons that each reader makes at least.
 	pressureReads = 60
 	// readPatience is for how long one read may take on a busy machine.
-	readPatience = 30 * time.Second
+	readPatience = time.Minute
 
 	// pressureDisk has room for all that will be kept, blocks and contents, but
 	// not beside pressureBallast.
@@ -251,7 +251,7 @@ func (rs *readers) until(what string, so func() bool) {
 	// little time for.
 	again := time.NewTicker(500 * time.Millisecond)
 	defer again.Stop()
-	for late := time.After(time.Minute); !so(); {
+	for late := time.After(4 * time.Minute); !so(); {
 		select {
 		case <-again.C:
 		case <-ended:
