@@ -319,7 +319,24 @@ func cancelled(t *testing.T, mode string) {
 // dead mount, and that overlays of before read what is in the cache.
 func TestStaleFUSE(t *testing.T) {
 	root := t.TempDir()
-	fuse := filepath.Join(root, "fuse")
+	// Of a daemon in the same mode, and of one in the other.
+	deadFUSE(t, filepath.Join(root, "fuse"))
+	deadFUSE(t, filepath.Join(root, "fuse-names"))
+	var s store
+	toc := s.add(t, "one", file{name: "a", body: "hello"})
+	f := running(t, root, &s)
+	add(t, f, "one", toc)
+	if n := mountsBelow(t, root); n != 1 {
+		t.Errorf("%d mounts where one serves", n)
+	}
+	dir, umount := overlay(t, f, "one")
+	defer umount()
+	mustRead(t, dir+"/a", "hello")
+}
+
+// deadFUSE mounts a file system that nobody serves.
+func deadFUSE(t *testing.T, fuse string) {
+	t.Helper()
 	if err := os.MkdirAll(fuse, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -336,11 +353,4 @@ func TestStaleFUSE(t *testing.T) {
 	if _, err := os.Stat(fuse); !errors.Is(err, unix.ENOTCONN) {
 		t.Fatalf("the mount is not dead: %v", err)
 	}
-	var s store
-	toc := s.add(t, "one", file{name: "a", body: "hello"})
-	f := running(t, root, &s)
-	add(t, f, "one", toc)
-	dir, umount := overlay(t, f, "one")
-	defer umount()
-	mustRead(t, dir+"/a", "hello")
 }

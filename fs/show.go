@@ -48,16 +48,35 @@ type contents struct {
 
 // newShower returns what shows trees in the mode that was chosen.
 func newShower(cfg Config, c mounts.Choice, from contents, stats *fusetree.Stats) (shower, error) {
-	switch {
-	case c.Mode == mounts.ModeKernel:
-		missing, err := serveMissing(cfg, "fuse", from)
-		return &byKernel{kernel: c.Kernel, missing: missing}, err
-	case c.Kernel.Names != "":
-		missing, err := serveMissing(cfg, "fuse-names", from)
-		return newByFUSE(cfg, missing, from, stats), err
+	// Of an earlier process, in whatever mode it was.
+	for _, name := range []string{missingDir, missingByNames} {
+		if err := mounts.UnmountStale(filepath.Join(cfg.Root, name)); err != nil {
+			return nil, err
+		}
 	}
-	return newByFUSE(cfg, nil, from, stats), nil
+	name := missingDir
+	if c.Mode == mounts.ModeFUSE {
+		if c.Kernel.Names == "" {
+			return newByFUSE(cfg, nil, from, stats), nil
+		}
+		name = missingByNames
+	}
+	missing, err := serveMissing(cfg, name, from)
+	if err != nil {
+		return nil, err
+	}
+	if c.Mode == mounts.ModeFUSE {
+		return newByFUSE(cfg, missing, from, stats), nil
+	}
+	return &byKernel{kernel: c.Kernel, missing: missing}, nil
 }
+
+// Where what is missing in the cache is served, below the root: by mode, so that an
+// overlay shows in which it was mounted.
+const (
+	missingDir     = "fuse"
+	missingByNames = "fuse-names" // mode fuse
+)
 
 // missing is where overlayfs finds contents: in the cache, and then in a FUSE
 // file system of what is missing there.
@@ -69,9 +88,6 @@ type missing struct {
 // serveMissing serves it at a directory of this name.
 func serveMissing(cfg Config, name string, from contents) (*missing, error) {
 	dir := filepath.Join(cfg.Root, name)
-	if err := mounts.UnmountStale(dir); err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -103,9 +119,6 @@ func (b *byKernel) overlay(o mounts.Overlay) mounts.Overlay {
 
 // close leaves trees and overlays mounted: what is in the cache reads on.
 func (b *byKernel) close() error { return b.missing.Close() }
-
-// Mode returns the mode in which lazy layers are mounted, and why.
-func (f *FS) Mode() mounts.Choice { return f.mode }
 
 // Overlay is what the overlay of a container is made of. It is another name of
 // a type that has none, which the snapshotter has too.

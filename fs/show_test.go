@@ -25,9 +25,16 @@ func TestMode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := f.Mode()
-	if c.Mode != mounts.ModeKernel || c.Kernel == nil || c.Why != c.Kernel.String() {
-		t.Errorf("mode: %+v", c)
+	c, err := f.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := fs.ChooseMode(t.Context(), cfg.Root, cfg.Mode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Mode != mounts.ModeKernel || c.Why != want.Kernel.String() {
+		t.Errorf("mode %q, because %q", c.Mode, c.Why)
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)

@@ -32,13 +32,6 @@ func (d *demandGate) end() {
 	}
 }
 
-// state returns how many wait, and when the last one got what it wanted.
-func (d *demandGate) state() (active int, lastEnd time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.active, d.lastEnd
-}
-
 // quiet returns when nobody has waited for anything for so long, or with ctx's
 // error.
 func (d *demandGate) quiet(ctx context.Context, long time.Duration) error {

@@ -50,6 +50,13 @@ func (l *Loader) prefetchAll(ctx context.Context, k cache.Key) (complete bool, e
 	return l.load(ctx, k, background, 0, math.MaxInt)
 }
 
+// state returns how many wait, and when the last one got what it wanted.
+func (d *demandGate) state() (active int, lastEnd time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.active, d.lastEnd
+}
+
 // eventually waits for what must come about; a minute is far more than it
 // takes.
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -105,8 +105,8 @@ func (t *tally) ended(took time.Duration) {
 }
 
 // count counts layers that are new, one that somebody waits for, and all of them
-// when somebody asked and they were not for a while. Nobody tells us what readers and eviction change:
-// to look is cheap enough, and cannot miss anything.
+// when somebody asked and they were not for a while. Nobody tells us what readers
+// and eviction change: to look is cheap enough, and cannot miss anything.
 func (p *Prefetcher) count(ctx context.Context) {
 	for {
 		select {

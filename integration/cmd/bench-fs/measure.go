@@ -61,6 +61,17 @@ func inTurn(ctx context.Context, rounds int, value, reference measurement) (pair
 	return median(all), nil
 }
 
+// again measures two things in turn once both were done: whatever that leaves in
+// memory is there.
+func (b *bench) again(ctx context.Context, value, reference measurement) (pair, error) {
+	for _, m := range []measurement{value, reference} {
+		if _, err := m(ctx); err != nil {
+			return pair{}, err
+		}
+	}
+	return inTurn(ctx, b.sizes.rounds, value, reference)
+}
+
 // The caches of the kernel, as /proc/sys/vm/drop_caches numbers them.
 const (
 	dropNames = "2" // dentries and inodes

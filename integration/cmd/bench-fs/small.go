@@ -68,17 +68,6 @@ func small(ctx context.Context, b *bench) error {
 	})
 }
 
-// again measures two things in turn once both were done: whatever that leaves in
-// memory is there.
-func (b *bench) again(ctx context.Context, value, reference measurement) (pair, error) {
-	for _, m := range []measurement{value, reference} {
-		if _, err := m(ctx); err != nil {
-			return pair{}, err
-		}
-	}
-	return inTurn(ctx, b.sizes.rounds, value, reference)
-}
-
 // readSmall reads all the small files below dir, and gives files a second.
 func (b *bench) readSmall(dir string) measurement {
 	paths := make([]string, b.sizes.smallFiles)
